@@ -1,0 +1,39 @@
+# Everything a contributor runs. Each target does its own set-up in .venv, from a fresh clone.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup test check demo bench clean
+
+help:            ## this list
+	@grep -E '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: $(READY)  ## make .venv and install the project into it, editable
+
+$(READY): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "Conductor needs Python 3.11 or later; $(PYTHON) is older. Write: make PYTHON=python3.12 ..."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $(READY)
+
+check: $(READY)  ## lint, types, import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: check      ## everything that must pass before a merge
+	$(BIN)/pytest -n 4 --dist worksteal
+
+demo: $(READY)   ## the main job on real input, in about a minute
+	$(BIN)/conductor-supervisor demo
+
+bench: $(READY)  ## measure; prints ratios and rates, fails nothing
+	$(BIN)/python -m benchmarks
+
+clean:           ## remove what the targets above made
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis dist

@@ -1,0 +1,50 @@
+"""What a runner is told before its first message, over an inherited pipe: never on a command line.
+
+The pipe stays open as the lifeline: when its other end closes, the supervisor is gone and the runner ends.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import BinaryIO
+
+import msgspec
+from msgspec import Struct
+
+from conductor_protocol.errors import ProtocolError
+
+BIRTH_FD = "CONDUCTOR_BIRTH_FD"
+"""Environment variable that names the inherited descriptor; the child removes it before user code runs."""
+
+
+class Birth(Struct, frozen=True):
+    """One line of JSON that the supervisor writes to a new child."""
+
+    runner: int
+    secret: bytes
+    endpoint: str
+    """Where the supervisor listens, such as ``ipc:///run/user/1000/conductor/1f/runners``."""
+    recorder: str
+    """Path of the flight recorder's file."""
+    app: str
+    """``module:attribute`` or ``path/file.py:attribute``."""
+    paths: list[str]
+    """Put before ``sys.path``, so that the app imports as it did for the user."""
+
+
+def write_birth(descriptor: int, birth: Birth) -> None:
+    """Tell a new child who it is."""
+    line = msgspec.json.encode(birth) + b"\n"
+    while line:
+        line = line[os.write(descriptor, line) :]
+
+
+def read_birth(pipe: BinaryIO) -> Birth:
+    """Read what the supervisor wrote.
+
+    :raises ProtocolError: if the pipe closed early or carries anything else.
+    """
+    try:
+        return msgspec.json.decode(pipe.readline(), type=Birth)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise ProtocolError(f"the birth record cannot be read: {error}") from error

@@ -1,0 +1,19 @@
+"""The root of every error that Conductor raises on purpose.
+
+ConductorError
+├── UsageError          what the user wrote cannot be meant; the message says what to write (exit status 2)
+├── ProtocolError       a peer sent bytes or a message that the conversation does not allow
+└── (each package adds its own leaves in its own ``errors`` module)
+"""
+
+
+class ConductorError(Exception):
+    """Base class: ``except ConductorError`` catches every error that Conductor raises on purpose."""
+
+
+class UsageError(ConductorError):
+    """What the user wrote cannot be meant. The message says what was expected, what came, what to write."""
+
+
+class ProtocolError(ConductorError):
+    """A peer sent something that the conversation does not allow."""

@@ -1,0 +1,92 @@
+"""What an app declares, as plain values: the supervisor reads these and never imports user code.
+
+The library builds them from decorators (``conductor.app``); ``describe`` sends them as one
+:class:`Manifest`; operators may override parts in ``conductor.toml``
+(``conductor_supervisor.settings``). Durations are seconds, sizes bytes.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Literal, TypeAlias
+
+from msgspec import Struct
+
+TASK_NAME = re.compile(r"[A-Za-z0-9._-]{1,200}")
+"""What a task or queue name may be."""
+
+CatchUp: TypeAlias = Literal["latest", "all", "skip"]
+"""After downtime: run once for the newest missed firing, once for each, or for none."""
+
+Day: TypeAlias = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
+
+INVOKE_EVENT = "conductor.invoke"
+"""``event.name`` of an execution that a client invoked."""
+
+
+class WindowSpec(Struct, frozen=True, forbid_unknown_fields=True):
+    """Wall-clock hours in which a task may run: half-open ``[start, end)`` in the window's zone."""
+
+    start: str
+    """``"HH:MM"``."""
+    end: str
+    """``"HH:MM"``, ``"24:00"`` allowed. Before ``start``: the window crosses midnight."""
+    tz: str | None = None
+    """IANA zone; None: the app's."""
+    days: tuple[Day, ...] | None = None
+    """Days on which the window opens; None: every day."""
+    grace: float | None = None
+    """Seconds that a handler which has not asked may go on after closing; then it is stopped, uncharged."""
+
+
+class ScheduleSpec(Struct, frozen=True):
+    """One cron schedule of a task. ``name`` becomes ``event.name`` of its executions."""
+
+    name: str
+    expression: str
+    tz: str | None = None
+    """IANA zone; None: the app's."""
+    payload: bytes = b"null"
+    """JSON."""
+    catch_up: CatchUp = "latest"
+
+
+class RetrySpec(Struct, frozen=True):
+    """The wait before each further attempt. ``delays`` if given (the last one repeats), else exponential."""
+
+    delays: tuple[float, ...] | None = (15.0, 30.0, 60.0)
+    initial: float = 15.0
+    factor: float = 2.0
+    maximum: float = 3600.0
+    jitter: float = 0.0
+    """Fraction of the wait by which it may grow or shrink at random, 0 to 1."""
+
+
+class TaskSpec(Struct, frozen=True):
+    """One task, as its author declared it and the operators overrode it."""
+
+    name: str
+    queue: str = "default"
+    invocable: bool = True
+    schedules: tuple[ScheduleSpec, ...] = ()
+    windows: tuple[WindowSpec, ...] = ()
+    """Open when any of them is; empty: always open."""
+    concurrency: int | None = None
+    max_attempts: int = 3
+    retry: RetrySpec = RetrySpec()
+    timeout: float | None = None
+    """Wall time of one attempt in seconds; then its runner is stopped and the attempt charged."""
+    keep_completed: float | None = 7 * 86400.0
+    """Seconds that a completed or cancelled execution is kept; None: for ever."""
+    keep_failed: float | None = 30 * 86400.0
+
+
+class Manifest(Struct, frozen=True):
+    """Everything that an app declares."""
+
+    app: str
+    """As the user named it: ``module:attribute`` or ``path/file.py:attribute``."""
+    tasks: tuple[TaskSpec, ...]
+    timezone: str = "UTC"
+    database: str | None = None
+    """What the app's own code names, or None: a runner gets no credentials, so this is for the supervisor."""

@@ -1,0 +1,280 @@
+"""Every message between a runner and the supervisor: the whole protocol on one page.
+
+A transmission is a *parcel*: a MessagePack array of messages, usually one. A runner has two channels. On
+the **data** channel the handler's thread speaks and waits; on the **control** channel a small thread keeps
+the heartbeat and hears shutdown intent and cancellation while the handler computes.
+
+A request carries ``seq`` and its reply the same one; a request may be resent without harm, because every
+write names execution and claim, and a write that has been made already changes nothing.
+
+Which message is legal when: :mod:`conductor_protocol.conversation`.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+from msgspec import Struct
+
+from conductor_protocol.operations import Failure
+from conductor_protocol.units import Instant
+
+PROTOCOL_VERSION = 1
+
+Channel: TypeAlias = Literal["data", "control"]
+
+ReleaseReason: TypeAlias = Literal["shutdown", "window"]
+
+Word: TypeAlias = Literal["go on", "shutdown", "window", "cancelled", "abandon"]
+"""The verdict on an ask. ``shutdown`` and ``window`` release; ``abandon``: the claim is no longer ours."""
+
+
+class RecordedStep(Struct, frozen=True, array_like=True):
+    """A step that is done: its result is JSON."""
+
+    name: str
+    result: bytes
+
+
+# Runner to supervisor, both channels
+
+
+class Hello(Struct, frozen=True, tag=True, array_like=True):
+    """The first message of each channel: who speaks, and the secret that it was born with."""
+
+    version: int
+    runner: int
+    secret: bytes
+    pid: int
+    channel: Channel
+
+
+class Goodbye(Struct, frozen=True, tag=True, array_like=True):
+    """Control: the runner ends now, by itself, with nothing in hand."""
+
+
+# Runner to supervisor, data: requests
+
+
+class Ask(Struct, frozen=True, tag=True, array_like=True):
+    """May I continue? At a checkpoint (``step`` None), or before the step named. Reply: :class:`Verdict`."""
+
+    seq: int
+    execution: str
+    claim: int
+    step: str | None = None
+    timeout: float | None = None
+    """Seconds that the step may take; then the runner is stopped."""
+
+
+class StepDone(Struct, frozen=True, tag=True, array_like=True):
+    """A step's result, to be committed. Reply: :class:`StepAck`, only after the commit."""
+
+    seq: int
+    execution: str
+    claim: int
+    name: str
+    result: bytes
+    seconds: float
+    attempt: int
+
+
+class LoadSteps(Struct, frozen=True, tag=True, array_like=True):
+    """Send the recorded step of this name and a page of those after it. Reply: :class:`StepPage`."""
+
+    seq: int
+    execution: str
+    claim: int
+    name: str
+
+
+class Operate(Struct, frozen=True, tag=True, array_like=True):
+    """A client operation made by a handler. Reply: :class:`Answered`."""
+
+    seq: int
+    operation: bytes
+    """An :data:`~conductor_protocol.operations.Operation` as JSON."""
+
+
+class Flush(Struct, frozen=True, tag=True, array_like=True):
+    """Say when all that was sent before this has been received. Reply: :class:`Flushed`."""
+
+    seq: int
+
+
+# Runner to supervisor, data: reports. How an attempt ended; no reply.
+
+
+class Finished(Struct, frozen=True, tag=True, array_like=True):
+    """The handler returned."""
+
+    execution: str
+    claim: int
+    result: bytes
+    seconds: float
+
+
+class Failed(Struct, frozen=True, tag=True, array_like=True):
+    """The handler raised."""
+
+    execution: str
+    claim: int
+    failure: Failure
+    retryable: bool
+    retry_after: float | None
+    """Seconds, where the handler raised ``RetryAfter``."""
+    seconds: float
+
+
+class Released(Struct, frozen=True, tag=True, array_like=True):
+    """The handler unwound because a verdict told it to. ``word`` is that verdict."""
+
+    execution: str
+    claim: int
+    word: Word
+    seconds: float
+
+
+Report: TypeAlias = Finished | Failed | Released
+
+
+class Progress(Struct, frozen=True, tag=True, array_like=True):
+    """What the handler says of its progress; the newest counts."""
+
+    execution: str
+    claim: int
+    done: float
+    total: float | None
+    message: str
+
+
+# Runner to supervisor, control
+
+
+class Heartbeat(Struct, frozen=True, tag=True, array_like=True):
+    """The control thread lives."""
+
+
+class Returned(Struct, frozen=True, tag=True, array_like=True):
+    """Answer to :class:`Recall`: these (execution, claim) had not been begun and never will be, here."""
+
+    executions: list[tuple[str, int]]
+
+
+# Supervisor to runner, data
+
+
+class Welcome(Struct, frozen=True, tag=True, array_like=True):
+    """The runner is known; work may follow."""
+
+    heartbeat: float
+    """Seconds between heartbeats."""
+    max_result: int
+    """Bytes that a result may have at most."""
+
+
+class Assignment(Struct, frozen=True, array_like=True):
+    """One execution to run."""
+
+    execution: str
+    claim: int
+    task: str
+    attempt: int
+    """Counted from 1."""
+    event: str
+    scheduled_for: Instant | None
+    payload: bytes
+    """JSON."""
+    steps: list[RecordedStep]
+    """The first recorded steps, in the order in which they were recorded."""
+    steps_recorded: int
+    """How many there are in all; the rest is fetched by :class:`LoadSteps` when wanted."""
+
+
+class Assign(Struct, frozen=True, tag=True, array_like=True):
+    """Run these, one after another, in this order."""
+
+    assignments: list[Assignment]
+
+
+class Verdict(Struct, frozen=True, tag=True, array_like=True):
+    """The answer to an :class:`Ask`."""
+
+    seq: int
+    word: Word
+
+
+class StepAck(Struct, frozen=True, tag=True, array_like=True):
+    """The step is committed; it will never run again in this execution. With the verdict on going on."""
+
+    seq: int
+    word: Word
+
+
+class StepRefused(Struct, frozen=True, tag=True, array_like=True):
+    """The step could not be recorded, and never will be as it is."""
+
+    seq: int
+    message: str
+
+
+class StepPage(Struct, frozen=True, tag=True, array_like=True):
+    """Recorded steps, from the one asked for onward; empty if there is none of that name."""
+
+    seq: int
+    steps: list[RecordedStep]
+    word: Word
+
+
+class Answered(Struct, frozen=True, tag=True, array_like=True):
+    """The answer to an operation, as JSON (:data:`~conductor_protocol.operations.Answer`)."""
+
+    seq: int
+    answer: bytes
+
+
+class Flushed(Struct, frozen=True, tag=True, array_like=True):
+    """All that was sent before the :class:`Flush` is in the supervisor's hands."""
+
+    seq: int
+
+
+class Stop(Struct, frozen=True, tag=True, array_like=True):
+    """End when what is in hand is done; nothing more will be assigned."""
+
+
+# Supervisor to runner, control: pushed
+
+
+class ShutdownIntent(Struct, frozen=True, tag=True, array_like=True):
+    """A shutdown has begun: the next ask will release."""
+
+
+class WindowClosed(Struct, frozen=True, tag=True, array_like=True):
+    """The window of this execution has closed: its next ask will release."""
+
+    execution: str
+    claim: int
+
+
+class Cancel(Struct, frozen=True, tag=True, array_like=True):
+    """This execution is to be cancelled: its next ask will say so."""
+
+    execution: str
+    claim: int
+
+
+class Recall(Struct, frozen=True, tag=True, array_like=True):
+    """Give back what has not been begun. Reply: :class:`Returned`."""
+
+
+DataFromRunner: TypeAlias = (
+    Hello | Ask | StepDone | LoadSteps | Operate | Flush | Finished | Failed | Released | Progress
+)
+ControlFromRunner: TypeAlias = Hello | Heartbeat | Returned | Goodbye
+FromRunner: TypeAlias = DataFromRunner | ControlFromRunner
+DataToRunner: TypeAlias = (
+    Welcome | Assign | Verdict | StepAck | StepRefused | StepPage | Answered | Flushed | Stop
+)
+ControlToRunner: TypeAlias = Welcome | ShutdownIntent | WindowClosed | Cancel | Recall | Stop
+ToRunner: TypeAlias = DataToRunner | ControlToRunner

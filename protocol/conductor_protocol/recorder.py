@@ -1,0 +1,187 @@
+"""The flight recorder: a small shared page in which a runner notes what it is about to do.
+
+The page is a memory-mapped file in the runtime folder. Writing costs about a microsecond and no system
+call, and what was written survives the process, however it dies. After a death the supervisor reads from it
+exactly which execution was running, in which step, for how long; and the *outbox*: reports that the runner
+handed to its socket but that may not have left the process.
+
+Layout, little-endian::
+
+    0     magic, version
+    16    which of the two slots is current (one byte: written last, so a death tears nothing)
+    64    slot 0 ┐ checksum, execution, claim, phase, started (monotonic), step started, step name
+    2560  slot 1 ┘
+    5120  outbox: length of the newest reports, then the reports as parcels, each with length and checksum
+
+Only the runner's handler thread writes; the supervisor reads only after the process is gone, or to show what
+runs, when a torn reading does no harm. A page that does not check out is read as "unknown", never trusted.
+"""
+
+from __future__ import annotations
+
+import mmap
+import struct
+import time
+import zlib
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+from msgspec import Struct
+
+from conductor_protocol.codec import unpack_reports
+from conductor_protocol.errors import ProtocolError
+from conductor_protocol.messages import Report
+
+PAGE_SIZE = 64 * 1024
+MAX_STEP_NAME = 500
+"""Characters."""
+
+_MAGIC = b"CONDUCTOR-FR-01\0"
+_CURRENT = 16
+_SLOTS = (64, 2560)
+_OUTBOX = 5120
+_HEAD = struct.Struct("<I36sqBddH")
+"""Checksum, execution, claim, phase, started, step started, length of the step's name."""
+_BODY = struct.Struct("<36sqBddH")
+_COUNT = struct.Struct("<I")
+_ENTRY = struct.Struct("<II")
+"""Length and checksum of one parcel in the outbox."""
+
+Phase: TypeAlias = Literal["idle", "handler", "step"]
+_PHASES: tuple[Phase, ...] = ("idle", "handler", "step")
+
+
+class Reading(Struct, frozen=True, kw_only=True):
+    """What the recorder says: ``phase`` is ``idle`` between executions."""
+
+    phase: Phase
+    execution: str | None = None
+    claim: int = 0
+    step: str | None = None
+    started: float = 0.0
+    """When the execution was begun, by ``time.monotonic()``, which is one clock for the machine."""
+    step_started: float = 0.0
+
+
+class Recorder:
+    """The runner's end: notes what is about to happen, before it happens."""
+
+    def __init__(self, path: Path) -> None:
+        with path.open("r+b") as file:
+            self._page = mmap.mmap(file.fileno(), PAGE_SIZE)
+        self._slot = 0
+        self._execution = b""
+        self._claim = 0
+        self._started = 0.0
+        self._outbox_end = _OUTBOX + _COUNT.size
+        self.idle()
+
+    @staticmethod
+    def create(path: Path) -> None:
+        """Make the file that a runner will map. The supervisor does this before it starts the runner."""
+        path.unlink(missing_ok=True)
+        path.touch(mode=0o600, exist_ok=False)
+        with path.open("r+b") as file:
+            file.write(_MAGIC)
+            file.truncate(PAGE_SIZE)
+
+    def idle(self) -> None:
+        """Nothing runs."""
+        self._note(b"", 0, 0, 0.0, b"")
+
+    def begin(self, execution: str, claim: int) -> None:
+        """A handler is about to be called."""
+        self._execution = execution.encode()
+        self._claim = claim
+        self._started = time.monotonic()
+        self._note(self._execution, claim, 1, 0.0, b"")
+
+    def begin_step(self, name: str) -> None:
+        """A step's function is about to be called."""
+        self._note(self._execution, self._claim, 2, time.monotonic(), name.encode("utf-8", "replace"))
+
+    def end_step(self) -> None:
+        """The step's function has returned and its result is committed, or it has raised."""
+        self._note(self._execution, self._claim, 1, 0.0, b"")
+
+    def keep(self, parcel: bytes) -> bool:
+        """Keep reports that are about to be sent, until :meth:`forget`. False if there is no room left."""
+        end = self._outbox_end + _ENTRY.size + len(parcel)
+        if end > PAGE_SIZE:
+            return False
+        _ENTRY.pack_into(self._page, self._outbox_end, len(parcel), zlib.crc32(parcel))
+        self._page[self._outbox_end + _ENTRY.size : end] = parcel
+        self._outbox_end = end
+        _COUNT.pack_into(self._page, _OUTBOX, end)
+        return True
+
+    def forget(self) -> None:
+        """Empty the outbox: the supervisor has everything."""
+        self._outbox_end = _OUTBOX + _COUNT.size
+        _COUNT.pack_into(self._page, _OUTBOX, self._outbox_end)
+
+    def _note(self, execution: bytes, claim: int, phase: int, step_started: float, step: bytes) -> None:
+        slot = 1 - self._slot
+        offset = _SLOTS[slot]
+        body = _BODY.pack(execution, claim, phase, self._started, step_started, len(step)) + step
+        self._page[offset : offset + 4 + len(body)] = _COUNT.pack(zlib.crc32(body)) + body
+        self._page[_CURRENT] = slot
+        self._slot = slot
+
+
+class RecorderReader:
+    """The supervisor's end: reads a page that anyone may have scribbled over."""
+
+    def __init__(self, path: Path) -> None:
+        with path.open("rb") as file:
+            self._page = mmap.mmap(file.fileno(), PAGE_SIZE, access=mmap.ACCESS_READ)
+
+    def read(self) -> Reading | None:
+        """Return what was noted last, or None if the page cannot be trusted."""
+        page = self._page
+        slot = page[_CURRENT]
+        if page[: len(_MAGIC)] != _MAGIC or slot > 1:
+            return None
+        offset = _SLOTS[slot]
+        checksum, execution, claim, phase, started, step_started, length = _HEAD.unpack_from(page, offset)
+        end = offset + _HEAD.size + length
+        if length > 4 * MAX_STEP_NAME or phase >= len(_PHASES):
+            return None
+        if zlib.crc32(page[offset + 4 : end]) != checksum:
+            return None
+        if phase == 0:
+            return Reading(phase="idle")
+        try:
+            step = page[offset + _HEAD.size : end].decode()
+            return Reading(
+                phase=_PHASES[phase],
+                execution=execution.rstrip(b"\0").decode(),
+                claim=claim,
+                step=step if phase == 2 else None,
+                started=started,
+                step_started=step_started,
+            )
+        except UnicodeDecodeError:
+            return None
+
+    def outbox(self) -> list[Report]:
+        """Return the reports kept since the last :meth:`Recorder.forget`, up to the first that is damaged."""
+        page = self._page
+        reports: list[Report] = []
+        (end,) = _COUNT.unpack_from(page, _OUTBOX)
+        offset = _OUTBOX + _COUNT.size
+        while offset + _ENTRY.size <= min(end, PAGE_SIZE):
+            length, checksum = _ENTRY.unpack_from(page, offset)
+            parcel = page[offset + _ENTRY.size : offset + _ENTRY.size + length]
+            if zlib.crc32(parcel) != checksum:
+                break
+            try:
+                reports += unpack_reports(parcel)
+            except ProtocolError:
+                break
+            offset += _ENTRY.size + length
+        return reports
+
+    def close(self) -> None:
+        """Let go of the page."""
+        self._page.close()
