@@ -1,0 +1,34 @@
+"""Errors that the supervisor raises on purpose.
+
+ConductorError (protocol)
+├── UsageError (protocol)     exit status 2
+└── SupervisorError           exit status 1
+    ├── AppError              the app cannot be imported, or its declarations cannot be read
+    ├── AlreadyRunning        another supervisor holds the lock
+    ├── NotRunning            a command needs a running supervisor, and there is none
+    └── StoreError            the database cannot be used
+"""
+
+from __future__ import annotations
+
+from conductor_protocol.errors import ConductorError
+
+
+class SupervisorError(ConductorError):
+    """Base class of what keeps a supervisor from its work."""
+
+
+class AppError(SupervisorError):
+    """The app cannot be imported, or its declarations cannot be read."""
+
+
+class AlreadyRunning(SupervisorError):
+    """Another supervisor holds the lock; the message names its process."""
+
+
+class NotRunning(SupervisorError):
+    """A command needs a running supervisor, and there is none."""
+
+
+class StoreError(SupervisorError):
+    """The database cannot be used."""
