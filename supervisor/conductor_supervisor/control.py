@@ -99,7 +99,7 @@ def read_request(frame: bytes) -> Request:
     """
     try:
         return _request.decode(frame)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise ProtocolError(f"not a control request: {error}") from error
 
 
