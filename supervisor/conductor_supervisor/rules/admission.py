@@ -1,0 +1,48 @@
+"""How much work to take, and which runner gets it.
+
+Prefetch is measured in time, not in number: a runner is handed several executions only of tasks whose recent
+runs are short. What is not known yet is taken to be long.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+BUDGET = 0.02
+"""Seconds of expected work in a runner's hands at most, beyond the execution that it runs."""
+
+MOST_IN_HAND = 200
+"""Executions in a runner's hands at most."""
+
+LEAST = BUDGET / MOST_IN_HAND
+"""Seconds that the shortest execution is taken to cost."""
+
+RECALL_AFTER = 0.05
+"""Seconds that a runner's first execution may take before those behind it are recalled."""
+
+
+def expected(seconds: float | None) -> float:
+    """Return what a task's next run is taken to cost, in seconds of the budget."""
+    if seconds is None:
+        return BUDGET
+    return min(max(seconds, LEAST), BUDGET)
+
+
+def room(load: float) -> float:
+    """Return how much of the budget is left to a runner; less than a third is not worth a claim."""
+    left = BUDGET - load
+    return left if left >= BUDGET / 3 else 0.0
+
+
+def places(rooms: Sequence[float], seconds: float | None) -> int:
+    """Return how many executions of a task fit into the runners' rooms."""
+    cost = expected(seconds)
+    return sum(min(int(left / cost + 1e-9), MOST_IN_HAND) for left in rooms)
+
+
+def choose(loads: Mapping[int, float], cost: float) -> int | None:
+    """Return the runner with the least load that has room for this cost, or None."""
+    if not loads:
+        return None
+    runner = min(loads, key=loads.__getitem__)
+    return runner if loads[runner] + cost <= BUDGET + 1e-9 else None
