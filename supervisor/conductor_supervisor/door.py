@@ -1,0 +1,92 @@
+"""The door that leads from clients to the store. The supervisor need not run for it."""
+
+from __future__ import annotations
+
+import os
+import threading
+from weakref import WeakSet
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from conductor_protocol.operations import Answer, Operation
+from conductor_supervisor.clock import clock_from_environment
+from conductor_supervisor.errors import StoreError
+from conductor_supervisor.runtime import RUNTIME_VARIABLE, find_runtime_folder, poke
+from conductor_supervisor.store.database import Database, reason
+from conductor_supervisor.store.perform import is_write, perform
+
+
+class Door:
+    """Performs operations on a database, each in a transaction of its own.
+
+    Nothing is opened before the first operation. Safe to use from several threads, and in both processes
+    after a fork.
+    """
+
+    def __init__(self, url: str, runtime: str | None = None) -> None:
+        """
+        :param runtime: the supervisor's runtime folder, where it is not the usual one.
+        :raises UsageError: if the URL cannot be meant.
+        """
+        self._url = url
+        self._folder = find_runtime_folder(url, runtime or os.environ.get(RUNTIME_VARIABLE) or None)
+        self._clock = clock_from_environment()
+        self._database: Database | None = None
+        self._opening = threading.Lock()
+        _doors.add(self)
+
+    def perform(self, operation: Operation) -> Answer:
+        """Perform one operation and answer it. A new database gets its tables first.
+
+        :raises StoreError: if the database cannot be used.
+        """
+        database = self._open()
+        try:
+            if not is_write(operation):
+                with database.reading() as connection:
+                    return perform(connection, operation, self._clock.now())
+            with database.writing() as connection:
+                answer = perform(connection, operation, self._clock.now())
+        except SQLAlchemyError as error:
+            raise StoreError(f"{database.url_for_people} cannot be used: {reason(error)}") from error
+        poke(self._folder)
+        return answer
+
+    def close(self) -> None:
+        """Close the database, if it is open. The door opens again when it is used."""
+        with self._opening:
+            if self._database is not None:
+                self._database.close()
+                self._database = None
+
+    def _open(self) -> Database:
+        with self._opening:
+            if self._database is None:
+                database = Database.open(self._url)
+                try:
+                    database.migrate()
+                except BaseException:
+                    database.close()
+                    raise
+                self._database = database
+            return self._database
+
+    def begin_anew(self) -> None:
+        """On the child's side of a fork: leave what the parent opened, and open again when used."""
+        if self._database is not None:
+            _inherited.append(self._database)
+        self._database = None
+        self._opening = threading.Lock()
+
+
+_doors: WeakSet[Door] = WeakSet()
+_inherited: list[Database] = []
+"""Databases that the parent opened. SQLite forbids to use them, and to close them, on this side of a fork."""
+
+
+def _after_fork() -> None:
+    for door in list(_doors):
+        door.begin_anew()
+
+
+os.register_at_fork(after_in_child=_after_fork)

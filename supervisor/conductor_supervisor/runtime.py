@@ -1,0 +1,204 @@
+"""The runtime folder: where a supervisor's sockets, recorders and lock live, one folder for each database.
+
+Only its owner may look inside (mode 0700); that is what keeps other users from the sockets. A socket's path
+may have 107 bytes at most (103 on macOS), so the folder's path is short, however deep the database lies.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import socket
+import stat
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from conductor_protocol.errors import UsageError
+from conductor_supervisor.errors import AlreadyRunning, SupervisorError
+from conductor_supervisor.store.location import locate
+
+POKE = "poke"
+"""Name of the datagram socket in the runtime folder: a word on it means "look into the database"."""
+
+LOCK = "lock"
+"""Name of the lock file in the runtime folder."""
+
+RUNTIME_VARIABLE = "CONDUCTOR_RUNTIME"
+"""Environment variable that names the runtime folder."""
+
+LONGEST_SOCKET_NAME = 16
+"""Bytes that a socket's name in the folder may have."""
+
+_SOCKET_PATH = 103 if sys.platform == "darwin" else 107
+_PRIVATE = 0o700
+
+
+def runtime_folder(url: str, override: str | None = None) -> Path:
+    """Return the runtime folder of a database, made if it is missing.
+
+    :param override: the folder to use instead of the usual one.
+    :raises UsageError: if the folder's path is too long for sockets.
+    :raises SupervisorError: if somebody else owns the folder, or others may look inside.
+    """
+    folder = find_runtime_folder(url, override)
+    if override is None:
+        _make_private(folder.parent)
+    _make_private(folder)
+    return folder
+
+
+def find_runtime_folder(url: str, override: str | None = None) -> Path:
+    """Return where the runtime folder of a database is, or would be.
+
+    :raises UsageError: if its path is too long for sockets.
+    """
+    if override is not None:
+        folder = Path(override).absolute()
+        if not _short_enough(folder):
+            longest = _SOCKET_PATH - LONGEST_SOCKET_NAME - 1
+            raise UsageError(
+                f"runtime: a socket's path may have {_SOCKET_PATH} bytes, so the folder at most {longest}; "
+                f"got {len(os.fsencode(folder))}: {folder}; name a shorter one, such as /tmp/conductor-mine"
+            )
+        return folder
+    name = hashlib.sha256(locate(url).identity.encode()).hexdigest()[:16]
+    if session := os.environ.get("XDG_RUNTIME_DIR"):
+        folder = Path(session) / "conductor" / name
+        if folder.is_absolute() and Path(session).is_dir() and _short_enough(folder):
+            return folder
+    return Path(f"/tmp/conductor-{os.getuid()}") / name  # noqa: S108 - owner and mode are checked
+
+
+def _short_enough(folder: Path) -> bool:
+    return len(os.fsencode(folder)) + 1 + LONGEST_SOCKET_NAME <= _SOCKET_PATH
+
+
+def _make_private(folder: Path) -> None:
+    try:
+        folder.mkdir(mode=_PRIVATE, parents=True, exist_ok=True)
+        found = folder.lstat()
+    except OSError as error:
+        raise SupervisorError(f"the runtime folder {folder} cannot be made: {error.strerror}") from error
+    if not stat.S_ISDIR(found.st_mode):
+        raise SupervisorError(f"the runtime folder {folder} must be a folder; remove what is there")
+    if found.st_uid != os.getuid():
+        raise SupervisorError(
+            f"the runtime folder {folder} belongs to user {found.st_uid}, not to you ({os.getuid()}); "
+            f"name another one with --runtime or {RUNTIME_VARIABLE}"
+        )
+    if mode := stat.S_IMODE(found.st_mode) & ~_PRIVATE:
+        raise SupervisorError(
+            f"others may look into the runtime folder {folder} (mode {stat.S_IMODE(found.st_mode):o}, "
+            f"{mode:o} too much); write: chmod 700 {folder}"
+        )
+
+
+class Lock:
+    """A file that one process holds for as long as it lives; the kernel lets go when the process dies.
+
+    The file stays behind: removing it would let two processes hold two files of one name.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._descriptor: int | None = None
+
+    def acquire(self) -> None:
+        """Take the lock and write our process id and the time into it.
+
+        :raises AlreadyRunning: if another process holds it.
+        :raises SupervisorError: if the file cannot be made.
+        """
+        try:
+            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        except OSError as error:
+            raise SupervisorError(f"the lock {self._path} cannot be opened: {error.strerror}") from error
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.read(descriptor, 200).decode(errors="replace")
+            os.close(descriptor)
+            raise AlreadyRunning(self._sentence(holder)) from None
+        note = f"{os.getpid()} {datetime.now(UTC).isoformat(timespec='seconds')}\n"
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, note.encode())
+        self._descriptor = descriptor
+
+    def release(self) -> None:
+        """Let go, if we hold it."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def _sentence(self, holder: str) -> str:
+        pid, _, since = holder.strip().partition(" ")
+        who = f"process {pid}, since {since}" if since else "a process that has not said its name yet"
+        return (
+            f"a supervisor is running already ({who}; it holds {self._path}); "
+            "stop it first: conductor-supervisor stop"
+        )
+
+    def __enter__(self) -> Self:
+        self.acquire()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()
+
+
+def folder_lock(folder: Path) -> Lock:
+    """Return the lock of a runtime folder: one supervisor for each."""
+    return Lock(folder / LOCK)
+
+
+def database_lock(url: str) -> Lock:
+    """Return the lock beside a SQLite database: it holds whatever runtime folder the other one uses."""
+    path = locate(url).path
+    return Lock(path.with_name(f"{path.name}-lock"))
+
+
+def poke(folder: Path) -> None:
+    """Tell the supervisor of this folder, if there is one, that the database has news for it.
+
+    Never waits and never fails: a supervisor that misses it finds the news by itself a little later.
+    """
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as speaker:
+        speaker.setblocking(False)
+        speaker.sendto(b"!", os.fsencode(folder / POKE))
+
+
+class PokeSocket:
+    """The supervisor's end of :func:`poke`: readable when somebody has poked."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / POKE
+        # A supervisor that died left its socket behind; the lock says that nobody uses it.
+        self._path.unlink(missing_ok=True)
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.setblocking(False)
+        self._socket.bind(os.fsencode(self._path))
+
+    def fileno(self) -> int:
+        """Return the descriptor to poll."""
+        return self._socket.fileno()
+
+    def drain(self) -> bool:
+        """Take all pokes that wait; True if there was any."""
+        poked = False
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                self._socket.recv(16)
+                poked = True
+        return poked
+
+    def close(self) -> None:
+        """Close the socket and remove it from the folder."""
+        self._socket.close()
+        self._path.unlink(missing_ok=True)

@@ -1,0 +1,16 @@
+"""The database: all SQL of Conductor, one function a move.
+
+Every function takes a connection inside a transaction that its caller owns, and takes the time as a value.
+Nothing here decides; it moves rows, and tells the caller which rows could not be moved.
+
+``location``    what a database URL means
+``database``    opens it; transactions, migrations, what is worth repeating
+``dialect``     the SQL that databases write differently
+``schema``      every table, with the constraints that make impossible rows impossible
+``executions``  the moves of an execution, from insert to removal
+``steps``       recorded steps
+``schedules``   cron schedules and their firings
+``tasks``       what the running code declares; what operators have paused
+``perform``     what clients may ask
+``migrations``  how the schema came to be (Alembic)
+"""

@@ -1,0 +1,766 @@
+"""The moves of an execution, from insert to removal.
+
+Every write for a running execution names its id and claim, and moves only a row that is ``running`` under
+that claim. What matches no row is a late voice: it changes nothing and is handed back to the caller.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import NamedTuple
+
+import msgspec
+from msgspec import Struct
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Connection,
+    Text,
+    TextClause,
+    and_,
+    bindparam,
+    delete,
+    exists,
+    func,
+    or_,
+    select,
+    text,
+    update,
+)
+from sqlalchemy import insert as insert_into
+from uuid_utils import uuid7
+
+from conductor_protocol.errors import UsageError
+from conductor_protocol.manifest import TASK_NAME
+from conductor_protocol.operations import (
+    FINISHED,
+    AttemptOutcome,
+    CrashReport,
+    Failure,
+    Invoked,
+    NewExecution,
+    ProgressView,
+    State,
+)
+from conductor_protocol.units import MICROSECONDS, Instant
+from conductor_supervisor.store import tasks
+from conductor_supervisor.store.dialect import AnyRow, JsonRows, as_list, as_rows, insert_unless_there, one_of
+from conductor_supervisor.store.schema import (
+    FIRST_PRIORITY,
+    LAST_PRIORITY,
+    attempts,
+    executions,
+    steps,
+)
+
+LATEST: Instant = 253_402_300_799 * MICROSECONDS
+"""The end of the year 9999, where Python's calendar ends."""
+
+COUNTED_AT_MOST = 10_000
+"""Where :func:`counts` stops counting finished executions of one task and state."""
+
+DEATHS_ALLOWED = 2
+"""Supervisor deaths in a row that an execution may live through uncharged; the next one charges it."""
+
+_encode = msgspec.json.Encoder().encode
+
+
+UNFINISHED: tuple[State, ...] = ("scheduled", "ready", "running")
+
+CRASHED = "Crashed"
+"""``Failure.type`` of an attempt whose runner died: there was no exception."""
+
+
+def in_state(state: State) -> TextClause:
+    """Return the condition on the state, as literal text: only so does a partial index match it."""
+    return text(f"state = '{state}'")
+
+
+_scheduled = in_state("scheduled")
+_ready = in_state("ready")
+_running = in_state("running")
+_finished = text("finished_at IS NOT NULL")
+_unfinished = text("finished_at IS NULL")
+
+
+def _tasks_with(condition: TextClause) -> TextClause:
+    """Return a query for the tasks that have rows for which this holds, where an index begins with the task.
+
+    It jumps from one task to the next along the index: its cost is the number of tasks, not of rows.
+    """
+    return text(
+        f"""
+        WITH RECURSIVE found(task) AS (
+            SELECT min(task) FROM conductor_executions WHERE {condition}
+            UNION ALL
+            SELECT (SELECT min(task) FROM conductor_executions WHERE {condition} AND task > found.task)
+            FROM found WHERE found.task IS NOT NULL
+        )
+        SELECT task FROM found WHERE task IS NOT NULL
+        """  # noqa: S608 - conditions of this module
+    )
+
+
+def new_id() -> str:
+    """Return an id. Ids grow with time, and strictly within a process, so their order is that of creation."""
+    return str(uuid7())
+
+
+# Coming in
+
+
+def insert(connection: Connection, new: Sequence[NewExecution], now: Instant) -> Invoked:
+    """Create executions, all or none.
+
+    While an execution of the same task with the same dedupe key is unfinished, be it from this very call,
+    its id is given back instead.
+
+    :raises UsageError: if one of them cannot be stored; nothing is written then.
+    """
+    rows = [_new_row(execution, now) for execution in new]
+    ids = [str(row["id"]) for row in rows]
+    if plain := [row for row in rows if row["dedupe_key"] is None]:
+        connection.execute(_INSERT, plain)
+    owners = _insert_deduplicated(connection, [row for row in rows if row["dedupe_key"] is not None])
+    return Invoked(
+        ids=[owners.get(key, key) for key in ids],
+        created=[key not in owners for key in ids],
+    )
+
+
+_Value = str | int | None
+_INSERT = insert_into(executions)
+_INSERT_UNLESS_THERE = insert_unless_there(executions, *executions.c.keys())
+_PRESENT = select(executions.c.id).where(one_of(executions.c.id, "ids"))
+_OWNER_OF_KEY = select(executions.c.id).where(
+    executions.c.task == bindparam("task"),
+    executions.c.dedupe_key == bindparam("dedupe_key"),
+    _unfinished,
+)
+
+
+def _new_row(new: NewExecution, now: Instant) -> dict[str, _Value]:
+    if not TASK_NAME.fullmatch(new.task):
+        raise UsageError(f"task: expected letters, digits, '-', '_', '.' (at most 200), got {new.task!r}")
+    if not LAST_PRIORITY <= new.priority <= FIRST_PRIORITY:
+        raise UsageError(f"priority: expected {LAST_PRIORITY} to {FIRST_PRIORITY}, got {new.priority}")
+    if new.dedupe_key is not None and not _is_text(new.dedupe_key):
+        raise UsageError(f"dedupe_key: expected text that can be written as UTF-8, got {new.dedupe_key!r}")
+    due = _due(new, now)
+    return new_row(
+        task=new.task,
+        priority=new.priority,
+        event=new.event,
+        payload=bytes(new.payload).decode(),
+        metadata=None if new.metadata is None else bytes(new.metadata).decode(),
+        dedupe_key=new.dedupe_key,
+        state="scheduled" if due > now else "ready",
+        waiting_for="delay" if due > now else None,
+        created_at=now,
+        due_at=due,
+    )
+
+
+def _is_text(value: str) -> bool:
+    """Half a surrogate pair is a Python string, but no text."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _due(new: NewExecution, now: Instant) -> Instant:
+    if new.run_at is None:
+        if not 0 <= new.delay <= (LATEST - now) / MICROSECONDS:
+            raise UsageError(
+                f"delay: expected zero or more seconds, at most to the year 9999, got {new.delay}"
+            )
+        return now + round(new.delay * MICROSECONDS)
+    if not 0 <= new.run_at <= LATEST:
+        raise UsageError(f"run_at: expected a moment from 1970 to 9999 in microseconds, got {new.run_at}")
+    return max(new.run_at, now)
+
+
+def new_row(**values: _Value) -> dict[str, _Value]:
+    """Return a whole row of ``executions``: these values, a fresh id, and what every new execution has."""
+    row: dict[str, _Value] = dict.fromkeys(executions.c.keys())
+    row.update(id=new_id(), priority=0, attempt=0, claim=0, lost=0)
+    row.update(values)
+    return row
+
+
+def insert_firings(connection: Connection, rows: Sequence[Mapping[str, _Value]]) -> int:
+    """Insert rows whose ``firing_key`` nobody has used; return how many."""
+    if not rows:
+        return 0
+    connection.execute(_INSERT_UNLESS_THERE, rows)
+    return len(_present(connection, [str(row["id"]) for row in rows]))
+
+
+def _insert_deduplicated(connection: Connection, rows: list[dict[str, _Value]]) -> dict[str, str]:
+    """Insert rows that carry a dedupe key; return the owner's id for each that was not inserted."""
+    owners: dict[str, str] = {}
+    while rows:
+        connection.execute(_INSERT_UNLESS_THERE, rows)
+        present = _present(connection, [str(row["id"]) for row in rows])
+        refused = [row for row in rows if row["id"] not in present]
+        for row in refused:
+            owner = owner_of_key(connection, str(row["task"]), str(row["dedupe_key"]))
+            if owner is not None:
+                owners[str(row["id"])] = owner
+        # An owner may have finished between the two statements; then the key is free again.
+        rows = [row for row in refused if row["id"] not in owners]
+    return owners
+
+
+def owner_of_key(connection: Connection, task: str, dedupe_key: str) -> str | None:
+    """Return the unfinished execution of this task that holds the dedupe key."""
+    owner: str | None = connection.scalar(_OWNER_OF_KEY, {"task": task, "dedupe_key": dedupe_key})
+    return owner
+
+
+def _present(connection: Connection, ids: Sequence[str]) -> set[str]:
+    return set(connection.scalars(_PRESENT, {"ids": as_list(ids)}))
+
+
+# Becoming ready
+
+
+def promote(connection: Connection, now: Instant, limit: int = 5000) -> int:
+    """Make scheduled executions that are due ready; return how many. Call again if it was ``limit``."""
+    return connection.execute(_PROMOTE, {"now": now, "most": limit}).rowcount
+
+
+_PROMOTE = (
+    update(executions)
+    .where(
+        executions.c.id.in_(
+            select(executions.c.id)
+            .where(_scheduled, executions.c.due_at <= bindparam("now"))
+            .order_by(executions.c.due_at)
+            .limit(bindparam("most"))
+        )
+    )
+    .values(state="ready", waiting_for=None)
+)
+
+
+def reopen_windows(connection: Connection) -> int:
+    """Make executions that wait for a window ready: at start the windows may be others than before."""
+    return connection.execute(_REOPEN_WINDOWS).rowcount
+
+
+_REOPEN_WINDOWS = (
+    update(executions)
+    .where(_scheduled, executions.c.waiting_for == "window")
+    .values(state="ready", waiting_for=None)
+)
+
+
+def next_due(connection: Connection) -> Instant | None:
+    """Return when the next scheduled execution is due; None if nothing is scheduled."""
+    due: Instant | None = connection.scalar(_NEXT_DUE)
+    return due
+
+
+_NEXT_DUE = select(func.min(executions.c.due_at)).where(_scheduled)
+
+
+# Claiming
+
+
+class Wanted(Struct, frozen=True):
+    """A task of which work is wanted."""
+
+    task: str
+    at_most: int
+    """Executions to claim at most, this time."""
+    concurrency: int | None = None
+    """Executions that may run at once, over all supervisors."""
+
+
+class Claimed(Struct, frozen=True):
+    """An execution that is now ours."""
+
+    id: str
+    claim: int
+    task: str
+    attempt: int
+    """Attempts charged before this one."""
+    event: str
+    scheduled_for: Instant | None
+    payload: bytes
+
+    @property
+    def first_claim(self) -> bool:
+        """Nobody has run it before, so it has no steps."""
+        return self.claim == 1
+
+
+def claim(
+    connection: Connection, wanted: Sequence[Wanted], count: int, supervisor: str, now: Instant
+) -> list[Claimed]:
+    """Take up to ``count`` ready executions: highest priority first, then longest due, then oldest.
+
+    Looks only at the tasks wanted, each through its own stretch of the index: any number of ready rows of
+    other tasks costs nothing. Running rows are counted here, in the claiming transaction, so no task runs
+    above its concurrency, not by one.
+    """
+    if count < 1:
+        return []
+    candidates = _candidates(connection, _open_tasks(connection, wanted), count)
+    if not candidates:
+        return []
+    ids = [row.id for row in candidates]
+    rows = connection.execute(_CLAIM, {"ids": as_list(ids), "by": supervisor, "now": now})
+    claimed = {
+        key: Claimed(key, claim, task, attempt, event, scheduled_for, payload.encode())
+        for key, claim, task, attempt, event, scheduled_for, payload in rows
+    }
+    return [claimed[key] for key in ids]
+
+
+_CANDIDATES = (
+    select(executions.c.id, executions.c.priority, executions.c.due_at)
+    .where(_ready, executions.c.task == bindparam("task"))
+    .order_by(executions.c.priority.desc(), executions.c.due_at, executions.c.id)
+    .limit(bindparam("most"))
+)
+_RUNNING_BY_TASK = select(executions.c.task, func.count()).where(_running).group_by(executions.c.task)
+_TASKS_READY = _tasks_with(_ready)
+_CLAIM = (
+    update(executions)
+    .where(one_of(executions.c.id, "ids"), _ready)
+    .values(
+        state="running",
+        claim=executions.c.claim + 1,
+        supervisor=bindparam("by"),
+        started_at=bindparam("now"),
+        progress=None,
+    )
+    .returning(
+        executions.c.id,
+        executions.c.claim,
+        executions.c.task,
+        executions.c.attempt,
+        executions.c.event,
+        executions.c.scheduled_for,
+        executions.c.payload,
+    )
+)
+
+
+def _open_tasks(connection: Connection, wanted: Sequence[Wanted]) -> list[tuple[str, int]]:
+    """Return which of the wanted tasks have ready rows, with how many may be claimed of each."""
+    have_work = set(connection.scalars(_TASKS_READY))
+    wanted = [want for want in wanted if want.task in have_work]
+    running: dict[str, int] = {}
+    if any(want.concurrency is not None for want in wanted):
+        running = dict(connection.execute(_RUNNING_BY_TASK).all())
+    return [(want.task, _room(want, running.get(want.task, 0))) for want in wanted]
+
+
+def _room(want: Wanted, running: int) -> int:
+    if want.concurrency is None:
+        return want.at_most
+    return min(want.at_most, want.concurrency - running)
+
+
+def _candidates(connection: Connection, tasks: Sequence[tuple[str, int]], count: int) -> list[AnyRow]:
+    found = [
+        row
+        for task, room in tasks
+        if room > 0
+        for row in connection.execute(_CANDIDATES, {"task": task, "most": min(room, count)})
+    ]
+    found.sort(key=lambda row: (-row.priority, row.due_at, row.id))
+    return found[:count]
+
+
+# While it runs
+
+
+def live(connection: Connection, held: Sequence[tuple[str, int]]) -> set[tuple[str, int]]:
+    """Return which of these (execution, claim) still stand: running, under that very claim."""
+    rows = connection.execute(_LIVE, {"ids": as_list([execution for execution, _ in held])})
+    return {(execution, claim) for execution, claim in rows}.intersection(held)
+
+
+_LIVE = select(executions.c.id, executions.c.claim).where(one_of(executions.c.id, "ids"), _running)
+_held = and_(executions.c.id == bindparam("execution"), executions.c.claim == bindparam("held"), _running)
+
+
+def set_progress(connection: Connection, progress: Sequence[tuple[str, int, ProgressView]]) -> None:
+    """Note what handlers say of their progress; late voices are ignored."""
+    rows = [
+        {"execution": execution, "held": claim, "progress": _encode(said).decode()}
+        for execution, claim, said in progress
+    ]
+    if rows:
+        connection.execute(_SET_PROGRESS, rows)
+
+
+_SET_PROGRESS = update(executions).where(_held).values(progress=bindparam("progress"))
+
+
+def cancel_requests(connection: Connection, supervisor: str) -> list[tuple[str, int, str | None]]:
+    """Return what this supervisor runs and somebody wants cancelled: (execution, claim, reason)."""
+    return list(connection.execute(_CANCEL_REQUESTS, {"by": supervisor}))
+
+
+_CANCEL_REQUESTS = select(executions.c.id, executions.c.claim, executions.c.cancel_reason).where(
+    text("state = 'running' AND cancel_requested_at IS NOT NULL"), executions.c.supervisor == bindparam("by")
+)
+
+
+# How an attempt ends
+
+
+class Ending(Struct, frozen=True, kw_only=True):
+    """How one attempt ended, and what its execution becomes."""
+
+    execution: str
+    claim: int
+    state: State
+    """The execution's new state."""
+    outcome: AttemptOutcome | None
+    """None: it was given back before its handler was called, and leaves no attempt behind."""
+    charged: bool
+    """Whether it counts against ``max_attempts``. A completion never does."""
+    started: Instant
+    ended: Instant
+    result: bytes | None = None
+    """JSON; of a completion."""
+    failure: Failure | None = None
+    crash: CrashReport | None = None
+    due: Instant | None = None
+    """Not to be run before this moment; None: its place in the queue stays."""
+    waiting_for: str | None = None
+    """For ``scheduled``: ``retry`` or ``window``."""
+    reason: str | None = None
+    """For people: why it was released, stopped or cancelled."""
+    expires: Instant | None = None
+    """When a finished execution may be removed; None: never."""
+
+
+def end(connection: Connection, endings: Sequence[Ending]) -> list[Ending]:
+    """Write how attempts ended. Return the late voices, which have changed nothing.
+
+    An execution that would be run again is cancelled instead if somebody has asked for that meanwhile.
+    """
+    first = {_held_by(ending): ending for ending in reversed(endings)}
+    completions = [ending for ending in first.values() if ending.state == "completed"]
+    others = [ending for ending in first.values() if ending.state != "completed"]
+    landed = _complete(connection, completions) | _end_otherwise(connection, others)
+    return [
+        ending
+        for ending in endings
+        if _held_by(ending) not in landed or first[_held_by(ending)] is not ending
+    ]
+
+
+def _held_by(ending: Ending) -> tuple[str, int]:
+    return ending.execution, ending.claim
+
+
+def _complete(connection: Connection, endings: Sequence[Ending]) -> set[tuple[str, int]]:
+    """One statement for all: this is how nearly every attempt ends. Return those that were still ours."""
+    if not endings:
+        return set()
+    rows = [
+        (
+            ending.execution,
+            ending.claim,
+            (ending.result or b"null").decode(),
+            ending.started,
+            ending.ended,
+            ending.expires,
+        )
+        for ending in endings
+    ]
+    return {(execution, claim) for execution, claim in connection.execute(_COMPLETE, {"rows": as_rows(rows)})}
+
+
+_completion = JsonRows("rows", Text, BigInteger, Text, BigInteger, BigInteger, BigInteger)
+_COMPLETE = (
+    update(executions)
+    .where(executions.c.id == _completion[0], executions.c.claim == _completion[1], _running)
+    .values(
+        state="completed",
+        supervisor=None,
+        lost=0,
+        error=None,
+        result=_completion[2],
+        started_at=_completion[3],
+        finished_at=_completion[4],
+        expires_at=_completion[5],
+    )
+    .returning(executions.c.id, executions.c.claim)
+)
+
+
+def _end_otherwise(connection: Connection, endings: Sequence[Ending]) -> set[tuple[str, int]]:
+    if not endings:
+        return set()
+    standing = _standing(connection, endings)
+    ours = [
+        (_unless_cancelled(connection, ending, row), row)
+        for ending in endings
+        if (row := standing.get(_held_by(ending)))
+    ]
+    if ours:
+        connection.execute(_END, [_ending(ending) for ending, _ in ours])
+        connection.execute(_NOTE_ATTEMPT, [_attempt(ending, row.attempt + 1) for ending, row in ours])
+    return {_held_by(ending) for ending, _ in ours}
+
+
+class _Standing(NamedTuple):
+    """What :func:`end` needs to know of a running row."""
+
+    attempt: int
+    cancel_requested_at: Instant | None
+    cancel_reason: str | None
+
+
+_STANDING = select(
+    executions.c.id,
+    executions.c.claim,
+    executions.c.attempt,
+    executions.c.cancel_requested_at,
+    executions.c.cancel_reason,
+).where(one_of(executions.c.id, "ids"), _running)
+_END = (
+    update(executions)
+    .where(_held)
+    .values(
+        state=bindparam("becomes"),
+        supervisor=None,
+        attempt=executions.c.attempt + bindparam("charge"),
+        lost=(executions.c.lost + 1) * bindparam("supervisor_died"),
+        error=func.coalesce(bindparam("failure"), executions.c.error),
+        due_at=func.coalesce(bindparam("due"), executions.c.due_at),
+        waiting_for=bindparam("waits_for"),
+        started_at=bindparam("started"),
+        finished_at=bindparam("finished"),
+        expires_at=bindparam("expires"),
+    )
+)
+_NOTE_ATTEMPT = insert_into(attempts)
+
+
+def _standing(connection: Connection, endings: Sequence[Ending]) -> dict[tuple[str, int], _Standing]:
+    rows = connection.execute(_STANDING, {"ids": as_list([ending.execution for ending in endings])})
+    return {(key, claim): _Standing(*rest) for key, claim, *rest in rows}
+
+
+def _unless_cancelled(connection: Connection, ending: Ending, row: _Standing) -> Ending:
+    if row.cancel_requested_at is None or ending.state in FINISHED:
+        return ending
+    return msgspec.structs.replace(
+        ending,
+        state="cancelled",
+        waiting_for=None,
+        due=None,
+        expires=tasks.expiry(connection, ending.execution, "cancelled", ending.ended),
+    )
+
+
+def _ending(ending: Ending) -> dict[str, object]:
+    finished = ending.state in FINISHED
+    return {
+        "execution": ending.execution,
+        "held": ending.claim,
+        "becomes": ending.state,
+        "charge": int(ending.charged),
+        "supervisor_died": int(ending.outcome == "lost"),
+        "failure": _json(_failure(ending)),
+        "due": ending.due,
+        "waits_for": ending.waiting_for,
+        "started": ending.started,
+        "finished": ending.ended if finished else None,
+        "expires": ending.expires if finished else None,
+    }
+
+
+def _attempt(ending: Ending, number: int) -> dict[str, object]:
+    return {
+        "execution_id": ending.execution,
+        "claim": ending.claim,
+        "number": number,
+        "outcome": ending.outcome,
+        "started_at": ending.started,
+        "ended_at": ending.ended,
+        "error": _json(ending.failure),
+        "crash": _json(ending.crash),
+        "reason": ending.reason,
+    }
+
+
+def _failure(ending: Ending) -> Failure | None:
+    """A crash has no exception; whoever waits for the result reads its cause instead."""
+    if ending.failure is None and ending.crash is not None:
+        return Failure(type=CRASHED, message=ending.crash.cause)
+    return ending.failure
+
+
+def _json(value: Struct | None) -> str | None:
+    return None if value is None else _encode(value).decode()
+
+
+# After a supervisor's death
+
+
+class Recovered(Struct, frozen=True):
+    """Ids of executions that were running when the last supervisor died, by what became of them."""
+
+    returned: list[str]
+    charged: list[str]
+    cancelled: list[str]
+
+
+def recover(connection: Connection, now: Instant, max_attempts: Mapping[str, int]) -> Recovered:
+    """Take every running execution from supervisors that are dead, uncharged.
+
+    To be called while no supervisor lives. One that is running at three supervisor deaths in a row is
+    charged, so that it cannot take a machine down for ever.
+
+    :param max_attempts: by task; a task that is missing here keeps its executions.
+    """
+    recovered = Recovered([], [], [])
+    endings = []
+    for row in connection.execute(_ORPHANS):
+        ending = _orphan_ending(connection, row, now, max_attempts.get(row.task))
+        endings.append(ending)
+        if ending.charged:
+            recovered.charged.append(row.id)
+        elif ending.state == "cancelled":
+            recovered.cancelled.append(row.id)
+        else:
+            recovered.returned.append(row.id)
+    end(connection, endings)
+    return recovered
+
+
+_ORPHANS = select(
+    executions.c.id,
+    executions.c.claim,
+    executions.c.task,
+    executions.c.attempt,
+    executions.c.lost,
+    executions.c.started_at,
+    executions.c.cancel_requested_at,
+    executions.c.cancel_reason,
+).where(_running)
+
+
+def _orphan_ending(connection: Connection, row: AnyRow, now: Instant, max_attempts: int | None) -> Ending:
+    lost = Ending(
+        execution=row.id,
+        claim=row.claim,
+        state="ready",
+        outcome="lost",
+        charged=False,
+        started=row.started_at,
+        ended=now,
+        reason="its supervisor died",
+    )
+    if row.cancel_requested_at is not None:
+        return msgspec.structs.replace(
+            lost,
+            state="cancelled",
+            outcome="cancelled",
+            reason=row.cancel_reason,
+            expires=tasks.expiry(connection, row.id, "cancelled", now),
+        )
+    if row.lost < DEATHS_ALLOWED:
+        return lost
+    last = max_attempts is not None and row.attempt + 1 >= max_attempts
+    return msgspec.structs.replace(
+        lost,
+        state="failed" if last else "ready",
+        outcome="crashed",
+        charged=True,
+        reason=None,
+        crash=CrashReport(cause="running at three supervisor deaths in a row"),
+        expires=tasks.expiry(connection, row.id, "failed", now) if last else None,
+    )
+
+
+# Going out
+
+
+def remove_expired(connection: Connection, now: Instant, limit: int = 1000) -> int:
+    """Remove finished executions whose time has come, with their steps and attempts; return how many."""
+    expired = {"ids": as_list(list(connection.scalars(_EXPIRED, {"now": now, "most": limit})))}
+    connection.execute(_REMOVE_STEPS, expired)
+    connection.execute(_REMOVE_ATTEMPTS, expired)
+    return connection.execute(_REMOVE, expired).rowcount
+
+
+_EXPIRED = (
+    select(executions.c.id)
+    .where(executions.c.expires_at <= bindparam("now"))
+    .order_by(executions.c.expires_at)
+    .limit(bindparam("most"))
+)
+_REMOVE_STEPS = delete(steps).where(one_of(steps.c.execution_id, "ids"))
+_REMOVE_ATTEMPTS = delete(attempts).where(one_of(attempts.c.execution_id, "ids"))
+_REMOVE = delete(executions).where(one_of(executions.c.id, "ids"))
+
+
+# Looking
+
+
+def counts(connection: Connection) -> dict[str, dict[State, int]]:
+    """Return how many executions each task has in each state; states without any are left out.
+
+    Unfinished ones are counted exactly. Of finished ones at most :data:`COUNTED_AT_MOST` are counted for
+    each task and state ("10,000 or more"), so a long history costs no more than that.
+    """
+    counted: dict[str, dict[State, int]] = {}
+    for state in UNFINISHED:
+        for task, number in connection.execute(_COUNT_UNFINISHED[state]):
+            counted.setdefault(task, {})[state] = number
+    for task in connection.scalars(_TASKS_FINISHED):
+        for state in sorted(FINISHED):
+            number = connection.scalar(_COUNT_FINISHED, {"task": task, "which": state})
+            if number:
+                counted.setdefault(task, {})[state] = number
+    return counted
+
+
+_COUNT_UNFINISHED = {
+    state: select(executions.c.task, func.count()).where(in_state(state)).group_by(executions.c.task)
+    for state in UNFINISHED
+}
+_TASKS_FINISHED = _tasks_with(_finished)
+_COUNT_FINISHED = select(func.count()).select_from(
+    select(executions.c.id)
+    .where(
+        _finished,
+        executions.c.task == bindparam("task"),
+        executions.c.state == bindparam("which"),
+    )
+    .limit(COUNTED_AT_MOST)
+    .subquery()
+)
+
+
+def unfinished_due(connection: Connection, now: Instant, tasks: Collection[str]) -> bool:
+    """Tell whether anything runs, or is due of the tasks that may run now."""
+    return bool(connection.scalar(_UNFINISHED_DUE, {"now": now, "tasks": as_list(sorted(tasks))}))
+
+
+def _there_is(*conditions: ColumnElement[bool] | TextClause) -> ColumnElement[bool]:
+    return exists().select_from(executions).where(*conditions)
+
+
+_of_these_tasks = one_of(executions.c.task, "tasks")
+_UNFINISHED_DUE = select(
+    or_(
+        _there_is(_running),
+        _there_is(_ready, _of_these_tasks),
+        _there_is(_scheduled, executions.c.due_at <= bindparam("now"), _of_these_tasks),
+    )
+)

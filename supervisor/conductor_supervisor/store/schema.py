@@ -1,0 +1,221 @@
+"""Every table. The constraints make impossible rows impossible; the partial indexes hold only live work.
+
+``executions``  one row each, from invocation to removal; its ``state`` says where it is in its life
+``steps``       the recorded results of each execution, in the order in which they were recorded
+``attempts``    how each attempt ended, but for a plain completion: that one the execution's own row tells
+``tasks``       what the running code declares
+``schedules``   when each cron schedule fired last
+``pauses``      tasks and queues that operators have paused
+
+An execution is created ``scheduled`` (due later) or ``ready``. A supervisor promotes it when it is due, and
+claims it: ``running``, with a ``claim`` number that grows each time. Whatever is written for a running
+execution names id and claim; a late voice from an earlier claim matches no row. In the end it is finished
+(``completed``, ``failed``, ``cancelled``), or ``ready`` or ``scheduled`` again, with its steps.
+
+Conditions on the state are written as chains of ``=``: SQLite builds a table for each IN of three or more,
+row by row, which doubled the cost of an update.
+
+Instants are microseconds since 1970, JSON is text. Steps and attempts carry no foreign key: each would cost
+a look-up on every write, and rows leave only through ``executions.remove_expired``, which takes all three.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    Index,
+    Integer,
+    MetaData,
+    PrimaryKeyConstraint,
+    SmallInteger,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
+
+HEAD = "0001"
+"""The newest revision in ``migrations/versions``, known here so that a check needs no Alembic."""
+
+VERSION_TABLE = "conductor_schema"
+"""Where Alembic notes the revision. A name of our own: the database may be an application's too."""
+
+FIRST_PRIORITY = 32767
+LAST_PRIORITY = -32768
+
+metadata = MetaData()
+
+executions = Table(
+    "conductor_executions",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("task", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("priority", SmallInteger, nullable=False),
+    Column("event", Text, nullable=False),
+    Column("scheduled_for", BigInteger),
+    Column("payload", Text, nullable=False),
+    Column("metadata", Text),
+    Column("result", Text),
+    Column("error", Text),
+    Column("dedupe_key", Text),
+    Column("firing_key", Text),
+    Column("created_at", BigInteger, nullable=False),
+    Column("due_at", BigInteger, nullable=False),
+    Column("started_at", BigInteger),
+    Column("finished_at", BigInteger),
+    Column("expires_at", BigInteger),
+    Column("attempt", Integer, nullable=False),
+    Column("claim", BigInteger, nullable=False),
+    Column("supervisor", Text),
+    Column("lost", SmallInteger, nullable=False),
+    Column("waiting_for", Text),
+    Column("cancel_requested_at", BigInteger),
+    Column("cancel_reason", Text),
+    Column("progress", Text),
+    CheckConstraint(
+        "state = 'scheduled' OR state = 'ready' OR state = 'running'"
+        " OR state = 'completed' OR state = 'failed' OR state = 'cancelled'",
+        "known_state",
+    ),
+    CheckConstraint(f"priority BETWEEN {LAST_PRIORITY} AND {FIRST_PRIORITY}", "priority_in_range"),
+    CheckConstraint("attempt >= 0 AND claim >= 0 AND lost >= 0", "counts_from_zero"),
+    CheckConstraint("(state = 'scheduled') = (waiting_for IS NOT NULL)", "scheduled_waits_for_something"),
+    CheckConstraint(
+        "waiting_for = 'delay' OR waiting_for = 'retry' OR waiting_for = 'window'", "known_reason_to_wait"
+    ),
+    CheckConstraint("(state = 'running') = (supervisor IS NOT NULL)", "running_has_supervisor"),
+    CheckConstraint("state <> 'running' OR (started_at IS NOT NULL AND claim > 0)", "running_was_claimed"),
+    CheckConstraint(
+        "(state = 'completed' OR state = 'failed' OR state = 'cancelled') = (finished_at IS NOT NULL)",
+        "finished_has_end",
+    ),
+    CheckConstraint("(state = 'completed') = (result IS NOT NULL)", "completed_has_result"),
+    CheckConstraint("state <> 'failed' OR error IS NOT NULL", "failed_has_error"),
+    CheckConstraint("expires_at IS NULL OR finished_at IS NOT NULL", "only_finished_expires"),
+    CheckConstraint(
+        "cancel_requested_at IS NULL OR (state <> 'scheduled' AND state <> 'ready')",
+        "waiting_is_cancelled_at_once",
+    ),
+)
+
+Index(
+    "conductor_ready",
+    executions.c.task,
+    executions.c.priority.desc(),
+    executions.c.due_at,
+    executions.c.id,
+    sqlite_where=text("state = 'ready'"),
+    postgresql_where=text("state = 'ready'"),
+)
+Index(
+    "conductor_scheduled",
+    executions.c.due_at,
+    sqlite_where=text("state = 'scheduled'"),
+    postgresql_where=text("state = 'scheduled'"),
+)
+Index(
+    "conductor_running",
+    executions.c.task,
+    sqlite_where=text("state = 'running'"),
+    postgresql_where=text("state = 'running'"),
+)
+Index(
+    "conductor_cancel_requested",
+    executions.c.supervisor,
+    sqlite_where=text("state = 'running' AND cancel_requested_at IS NOT NULL"),
+    postgresql_where=text("state = 'running' AND cancel_requested_at IS NOT NULL"),
+)
+Index(
+    "conductor_finished",
+    executions.c.task,
+    executions.c.state,
+    executions.c.id,
+    sqlite_where=text("finished_at IS NOT NULL"),
+    postgresql_where=text("finished_at IS NOT NULL"),
+)
+Index(
+    "conductor_expiring",
+    executions.c.expires_at,
+    sqlite_where=text("expires_at IS NOT NULL"),
+    postgresql_where=text("expires_at IS NOT NULL"),
+)
+Index(
+    "conductor_dedupe",
+    executions.c.task,
+    executions.c.dedupe_key,
+    unique=True,
+    sqlite_where=text("dedupe_key IS NOT NULL AND finished_at IS NULL"),
+    postgresql_where=text("dedupe_key IS NOT NULL AND finished_at IS NULL"),
+)
+Index(
+    "conductor_firing",
+    executions.c.firing_key,
+    unique=True,
+    sqlite_where=text("firing_key IS NOT NULL"),
+    postgresql_where=text("firing_key IS NOT NULL"),
+)
+
+steps = Table(
+    "conductor_steps",
+    metadata,
+    # Grows with every row, so it is the recorded order. SQLite numbers rows by itself only in an INTEGER key.
+    Column("position", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
+    Column("execution_id", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("result", Text, nullable=False),
+    Column("started_at", BigInteger, nullable=False),
+    Column("ended_at", BigInteger, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    UniqueConstraint("execution_id", "name", name="conductor_step_once"),
+)
+Index("conductor_steps_in_order", steps.c.execution_id, steps.c.position)
+
+attempts = Table(
+    "conductor_attempts",
+    metadata,
+    Column("execution_id", Text, nullable=False),
+    Column("claim", BigInteger, nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("outcome", Text, nullable=False),
+    Column("started_at", BigInteger, nullable=False),
+    Column("ended_at", BigInteger, nullable=False),
+    Column("error", Text),
+    Column("crash", Text),
+    Column("reason", Text),
+    PrimaryKeyConstraint("execution_id", "claim"),
+    CheckConstraint(
+        "outcome IN ('failed', 'crashed', 'cancelled', 'released', 'stopped', 'lost')", "known_outcome"
+    ),
+)
+
+tasks = Table(
+    "conductor_tasks",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("spec", Text, nullable=False),
+    Column("declared_at", BigInteger, nullable=False),
+)
+
+schedules = Table(
+    "conductor_schedules",
+    metadata,
+    Column("task", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("expression", Text, nullable=False),
+    Column("tz", Text),
+    Column("last_at", BigInteger, nullable=False),
+    PrimaryKeyConstraint("task", "name"),
+)
+
+pauses = Table(
+    "conductor_pauses",
+    metadata,
+    Column("kind", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("since", BigInteger, nullable=False),
+    PrimaryKeyConstraint("kind", "name"),
+    CheckConstraint("kind IN ('task', 'queue')", "known_kind"),
+)

@@ -1,0 +1,120 @@
+"""Recorded steps: the results that are never computed twice."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from msgspec import Struct
+from sqlalchemy import Connection, bindparam, func, select
+
+from conductor_protocol.messages import RecordedStep
+from conductor_protocol.units import Instant
+from conductor_supervisor.store.dialect import as_list, insert_unless_there, one_of
+from conductor_supervisor.store.executions import live
+from conductor_supervisor.store.schema import steps
+
+
+class NewStep(Struct, frozen=True):
+    """A step that a handler has just done."""
+
+    execution: str
+    claim: int
+    name: str
+    result: bytes
+    """JSON."""
+    started: Instant
+    ended: Instant
+    attempt: int
+    """Counted from 1."""
+
+
+def record(connection: Connection, new: Sequence[NewStep]) -> list[NewStep]:
+    """Record steps. Return the late voices, which have changed nothing.
+
+    A step that is recorded already keeps its first result: a resent step changes nothing and is not late.
+    """
+    if not new:
+        return []
+    standing = live(connection, [(step.execution, step.claim) for step in new])
+    late = [step for step in new if (step.execution, step.claim) not in standing]
+    rows = [
+        {
+            "execution_id": step.execution,
+            "name": step.name,
+            "result": step.result.decode(),
+            "started_at": step.started,
+            "ended_at": step.ended,
+            "attempt": step.attempt,
+        }
+        for step in new
+        if (step.execution, step.claim) in standing
+    ]
+    if rows:
+        connection.execute(_RECORD, rows)
+    return late
+
+
+_RECORD = insert_unless_there(steps, "execution_id", "name", "result", "started_at", "ended_at", "attempt")
+
+
+def first_page(
+    connection: Connection, executions: Sequence[str], max_bytes: int
+) -> dict[str, tuple[list[RecordedStep], int]]:
+    """Return for each execution its first recorded steps, and how many it has in all.
+
+    :param max_bytes: bytes of results for all pages together; names are not counted.
+    """
+    counted = connection.execute(_TOTALS, {"ids": as_list(executions)})
+    totals: dict[str, int] = dict(counted.all())
+    pages: dict[str, tuple[list[RecordedStep], int]] = {}
+    room = max_bytes
+    for execution in executions:
+        total = totals.get(execution, 0)
+        page = _page(connection, execution, 0, room, at_least=0) if total else []
+        room -= sum(len(step.result) for step in page)
+        pages[execution] = (page, total)
+    return pages
+
+
+def page_from(connection: Connection, execution: str, name: str, max_bytes: int) -> list[RecordedStep]:
+    """Return the recorded step of this name and those after it, in recorded order; [] if there is none.
+
+    The step itself comes however large it is; the others while all results fit into ``max_bytes``.
+    """
+    position = connection.scalar(_POSITION, {"execution": execution, "step": name})
+    if position is None:
+        return []
+    return _page(connection, execution, position, max_bytes, at_least=1)
+
+
+_TOTALS = (
+    select(steps.c.execution_id, func.count())
+    .where(one_of(steps.c.execution_id, "ids"))
+    .group_by(steps.c.execution_id)
+)
+_POSITION = select(steps.c.position).where(
+    steps.c.execution_id == bindparam("execution"), steps.c.name == bindparam("step")
+)
+_FROM_POSITION = (
+    select(steps.c.name, steps.c.result)
+    .where(steps.c.execution_id == bindparam("execution"), steps.c.position >= bindparam("first"))
+    .order_by(steps.c.position)
+)
+
+
+def _page(
+    connection: Connection, execution: str, first: int, max_bytes: int, at_least: int
+) -> list[RecordedStep]:
+    with connection.execute(_FROM_POSITION, {"execution": execution, "first": first}) as rows:
+        return _while_they_fit(rows, max_bytes, at_least)
+
+
+def _while_they_fit(rows: Iterable[tuple[str, str]], max_bytes: int, at_least: int) -> list[RecordedStep]:
+    page: list[RecordedStep] = []
+    for name, text in rows:
+        result = text.encode()
+        max_bytes -= len(result)
+        if max_bytes < 0 and len(page) >= at_least:
+            break
+        page.append(RecordedStep(name, result))
+    return page

@@ -1,0 +1,144 @@
+"""Claims take the right work in the right order, and never more than a limit allows."""
+
+from __future__ import annotations
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from msgspec import Raw
+from store_moves import NOW, SECOND, claim, end, ending, invoke, running, states, view
+
+from conductor_protocol.units import moment
+from conductor_supervisor.store import executions
+from conductor_supervisor.store.database import Database
+from conductor_supervisor.store.executions import Claimed, Wanted
+
+
+def test_a_claim_hands_over_what_a_runner_needs(database: Database) -> None:
+    """Payload and event as they were given, and the claim's number."""
+    (execution,) = invoke(database, "t", payload=Raw(b'{"a": 1}'))
+    assert claim(database, "t") == [
+        Claimed(
+            id=execution,
+            claim=1,
+            task="t",
+            attempt=0,
+            event="conductor.invoke",
+            scheduled_for=None,
+            payload=b'{"a": 1}',
+        )
+    ]
+    found = view(database, execution)
+    assert (found.state, found.started) == ("running", moment(NOW))
+    assert claim(database, "t") == []
+
+
+def test_order_is_priority_then_due_then_age_over_all_tasks(database: Database) -> None:
+    """Whichever tasks the rows belong to."""
+    (old,) = invoke(database, "a")
+    (young,) = invoke(database, "b")
+    (urgent,) = invoke(database, "b", priority=1)
+    (late,) = invoke(database, "a", now=NOW + SECOND)
+    (lazy,) = invoke(database, "a", priority=-1)
+    assert [claimed.id for claimed in claim(database, "a", "b", now=NOW + SECOND)] == [
+        urgent,
+        old,
+        young,
+        late,
+        lazy,
+    ]
+
+
+def test_count_bounds_the_whole_claim_and_at_most_each_task(database: Database) -> None:
+    """The count goes to the first in the queue."""
+    invoke(database, "a", "a", "a", "b", "b", "b")
+    first = claim(database, Wanted("a", 2), "b", count=4)
+    assert [claimed.task for claimed in first] == ["a", "a", "b", "b"]
+    assert claim(database, "a", "b", count=0) == []
+    assert [claimed.task for claimed in claim(database, Wanted("a", 0), "b", count=4)] == ["b"]
+
+
+def test_tasks_that_are_not_wanted_stay(database: Database) -> None:
+    """Paused, outside their window or unknown: left alone."""
+    ids = invoke(database, "a", "b")
+    claim(database, "b", "c")
+    assert states(database, ids) == ["ready", "running"]
+
+
+def test_no_more_run_than_the_limit_allows(database: Database) -> None:
+    """Counted in the database, over all supervisors; a place that becomes free is given again."""
+    invoke(database, *["t"] * 10)
+    first = claim(database, Wanted("t", 100, concurrency=3), by="one")
+    assert len(first) == 3
+    assert claim(database, Wanted("t", 100, concurrency=3), by="other") == []
+    end(database, ending(first[0]))
+    assert len(claim(database, Wanted("t", 100, concurrency=3), by="other")) == 1
+
+
+def test_a_limit_lowered_below_what_runs_claims_nothing(database: Database) -> None:
+    """An operator may lower it at any time; what runs goes on."""
+    invoke(database, *["t"] * 5)
+    claim(database, Wanted("t", 3))
+    assert claim(database, Wanted("t", 100, concurrency=2)) == []
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    rounds=st.lists(
+        st.tuples(st.integers(0, 5), st.integers(0, 6), st.integers(1, 4), st.integers(0, 3)), max_size=12
+    )
+)
+def test_whatever_happens_the_limit_holds(
+    database: Database, rounds: list[tuple[int, int, int, int]]
+) -> None:
+    """Any order of invocations, claims and endings, with a limit that changes now and then."""
+    held: list[Claimed] = claim(database, "left-over")
+    for invoked, count, limit, ended in rounds:
+        invoke(database, *["t"] * invoked)
+        before = len(held)
+        held += claim(database, Wanted("t", 100, concurrency=limit), count=count)
+        assert len(held) <= max(limit, before)
+        end(database, *[ending(claimed) for claimed in held[:ended]])
+        held = held[ended:]
+    end(database, *[ending(claimed) for claimed in held])
+
+
+def test_a_second_claim_has_a_higher_number(database: Database) -> None:
+    """So the first one's voice can be told from the second's."""
+    first = running(database)
+    assert first.first_claim
+    end(database, ending(first, "ready", "released"))
+    (second,) = claim(database, "t")
+    assert (second.claim, second.first_claim) == (2, False)
+
+
+def test_is_anything_due(database: Database) -> None:
+    """What ``--drain`` waits for: running work of any task, due work only of tasks that may run now."""
+
+    def due(now: int, *tasks: str) -> bool:
+        with database.reading() as connection:
+            return executions.unfinished_due(connection, now, set(tasks))
+
+    assert not due(NOW, "t")
+    invoke(database, "t", delay=5)
+    assert not due(NOW, "t")
+    assert due(NOW + 5 * SECOND, "t")
+    assert not due(NOW + 5 * SECOND, "u")
+    invoke(database, "u")
+    assert due(NOW, "u")
+    claimed = claim(database, "u")
+    assert due(NOW)
+    end(database, *[ending(one) for one in claimed])
+    assert not due(NOW, "u", "t")
+
+
+def test_counts_by_task_and_state(database: Database) -> None:
+    """Each task with the states it has rows in."""
+    invoke(database, "a", "a", "b")
+    invoke(database, "b", delay=5)
+    end(database, ending(claim(database, Wanted("a", 1))[0]))
+    claim(database, "b")
+    with database.reading() as connection:
+        assert executions.counts(connection) == {
+            "a": {"ready": 1, "completed": 1},
+            "b": {"scheduled": 1, "running": 1},
+        }

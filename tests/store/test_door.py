@@ -1,0 +1,105 @@
+"""The door for clients: no supervisor needed, any thread, either side of a fork."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from conductor_protocol.errors import UsageError
+from conductor_protocol.operations import (
+    GetExecution,
+    Invoked,
+    InvokeMany,
+    Listed,
+    ListExecutions,
+    NewExecution,
+)
+from conductor_supervisor.door import Door
+from conductor_supervisor.errors import StoreError
+from conductor_supervisor.runtime import PokeSocket, runtime_folder
+
+INVOKE = InvokeMany([NewExecution(task="t")])
+
+
+@pytest.fixture
+def runtime(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A runtime folder of the test's own."""
+    folder = tmp_path_factory.mktemp("r")
+    folder.chmod(0o700)
+    monkeypatch.setenv("CONDUCTOR_RUNTIME", str(folder))
+    return folder
+
+
+def test_a_door_makes_its_database(tmp_path: Path, runtime: Path) -> None:
+    """The first operation on a new file finds the tables, and nothing is made before it."""
+    path = tmp_path / "new.db"
+    door = Door(f"sqlite:///{path}")
+    assert not path.exists()
+    assert isinstance(door.perform(INVOKE), Invoked)
+    door.close()
+    door.close()
+    assert isinstance(door.perform(ListExecutions()), Listed)
+    door.close()
+
+
+def test_a_write_pokes_the_supervisor_and_a_read_does_not(database_url: str, runtime: Path) -> None:
+    """So an idle supervisor starts at once."""
+    ear = PokeSocket(runtime_folder(database_url, str(runtime)))
+    door = Door(database_url)
+    door.perform(ListExecutions())
+    assert not ear.drain()
+    door.perform(INVOKE)
+    assert ear.drain()
+    assert not ear.drain()
+    door.close()
+    ear.close()
+
+
+def test_both_sides_of_a_fork_go_on(database_url: str, runtime: Path) -> None:
+    """The child opens the database anew, as SQLite demands, and both write."""
+    door = Door(database_url)
+    door.perform(INVOKE)
+    parents = door._database
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            done = isinstance(door.perform(INVOKE), Invoked)
+            status = 0 if done and door._database is not parents else 1
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    door.perform(INVOKE)
+    answer = door.perform(ListExecutions())
+    assert isinstance(answer, Listed)
+    assert len({execution.id for execution in answer.executions}) == 3
+    door.close()
+
+
+def test_a_url_that_cannot_be_meant_is_refused_at_once() -> None:
+    """Before the first operation."""
+    with pytest.raises(UsageError):
+        Door("conductor.db")
+
+
+def test_a_database_that_cannot_be_used_is_a_store_error(tmp_path: Path, runtime: Path) -> None:
+    """In the database's own words."""
+    path = tmp_path / "a.db"
+    path.write_bytes(b"garbage" * 1000)
+    with pytest.raises(StoreError, match="file is not a database"):
+        Door(f"sqlite:///{path}").perform(GetExecution("x"))
+
+
+def test_a_client_does_not_load_alembic(database_url: str) -> None:
+    """Unless a database has to be migrated, it would only cost time."""
+    code = (
+        "import sys; from conductor_supervisor.door import Door;"
+        "from conductor_protocol.operations import ListExecutions;"
+        f"door = Door({database_url!r}); door.perform(ListExecutions()); door.close();"
+        "sys.exit('alembic' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

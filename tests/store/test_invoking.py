@@ -1,0 +1,154 @@
+"""Executions come in: all or none, each key once."""
+
+from __future__ import annotations
+
+import multiprocessing
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from msgspec import Raw
+from store_moves import NOW, SECOND, ask, claim, end, ending, invoke, states, view
+
+from conductor_protocol.operations import (
+    CancelExecution,
+    Invoked,
+    InvokeMany,
+    NewExecution,
+    Refused,
+)
+from conductor_protocol.units import moment
+from conductor_supervisor.door import Door
+from conductor_supervisor.store import executions
+from conductor_supervisor.store.database import Database
+
+
+def test_everything_asked_is_kept(database: Database) -> None:
+    """What a client gives with an invocation is what it reads back."""
+    (execution,) = invoke(
+        database,
+        "resize",
+        payload=Raw('{"name": "Zoë", "n": 123456789012345678901234567890}'.encode()),
+        metadata=Raw(b'{"tenant": 7}'),
+        priority=-5,
+        dedupe_key="k\0ey",
+    )
+    found = view(database, execution)
+    assert found.payload == {"name": "Zoë", "n": 123456789012345678901234567890}
+    assert found.metadata == {"tenant": 7}
+    assert (found.task, found.state, found.priority, found.dedupe_key) == ("resize", "ready", -5, "k\0ey")
+    assert (found.created, found.due, found.attempt) == (moment(NOW), moment(NOW), 0)
+
+
+def test_delayed_work_is_scheduled_and_promoted_when_due(database: Database) -> None:
+    """Neither a microsecond too early nor forgotten."""
+    (later,) = invoke(database, "t", delay=10)
+    (at,) = invoke(database, "t", run_at=NOW + 20 * SECOND, delay=1)
+    (past,) = invoke(database, "t", run_at=NOW - SECOND)
+    assert states(database, [later, at, past]) == ["scheduled", "scheduled", "ready"]
+    assert view(database, later).waiting_for == "delay"
+    with database.writing() as connection:
+        assert executions.next_due(connection) == NOW + 10 * SECOND
+        assert executions.promote(connection, NOW + 10 * SECOND - 1) == 0
+        assert executions.promote(connection, NOW + 10 * SECOND) == 1
+        assert executions.next_due(connection) == NOW + 20 * SECOND
+        assert executions.promote(connection, NOW + 20 * SECOND) == 1
+        assert executions.next_due(connection) is None
+    assert view(database, later).waiting_for is None
+
+
+def test_promotion_is_bounded(database: Database) -> None:
+    """A million due at once does not make one endless transaction; the first due go first."""
+    ids = [invoke(database, "t", delay=delay)[0] for delay in (3, 1, 2)]
+    with database.writing() as connection:
+        assert executions.promote(connection, NOW + 10 * SECOND, limit=2) == 2
+    assert states(database, ids) == ["scheduled", "ready", "ready"]
+
+
+@pytest.mark.parametrize(
+    ("bad", "said"),
+    [
+        (NewExecution(task="no spaces"), "task: expected letters"),
+        (NewExecution(task="t", priority=40000), "priority: expected -32768 to 32767, got 40000"),
+        (NewExecution(task="t", delay=-1.0), "delay: expected zero or more"),
+        (NewExecution(task="t", delay=1e300), "at most to the year 9999"),
+        (NewExecution(task="t", delay=float("nan")), "delay: expected"),
+        (NewExecution(task="t", run_at=10**18), "run_at: expected a moment from 1970 to 9999"),
+        (NewExecution(task="t", dedupe_key="\ud800"), "dedupe_key: expected text"),
+    ],
+)
+def test_all_or_none(database: Database, bad: NewExecution, said: str) -> None:
+    """One that cannot be stored keeps the others out too, and the client reads why."""
+    answer = ask(database, InvokeMany([NewExecution(task="t"), bad]))
+    assert isinstance(answer, Refused)
+    assert said in answer.message
+    with database.reading() as connection:
+        assert executions.counts(connection) == {}
+
+
+def test_ids_are_in_order_of_creation(database: Database) -> None:
+    """So a list sorted by id is a list sorted by age."""
+    ids = invoke(database, *["t"] * 500) + invoke(database, *["t"] * 500)
+    assert ids == sorted(ids)
+    assert len(set(ids)) == 1000
+
+
+def test_nothing_asked_nothing_made(database: Database) -> None:
+    """An empty call is no error."""
+    assert ask(database, InvokeMany([])) == Invoked([], [])
+
+
+def test_a_key_gives_the_unfinished_one_back(database: Database) -> None:
+    """Be it scheduled, ready or running, from an earlier call or from this one."""
+    ask_for = InvokeMany([NewExecution(task="t", dedupe_key="k"), NewExecution(task="t", dedupe_key="k")])
+    first = ask(database, ask_for)
+    assert isinstance(first, Invoked)
+    assert first.ids[0] == first.ids[1]
+    assert first.created == [True, False]
+    claim(database, "t")
+    assert ask(database, ask_for) == Invoked(first.ids, [False, False])
+
+
+def test_a_key_belongs_to_its_task(database: Database) -> None:
+    """Two tasks may use the same key."""
+    one, other = invoke(database, "a", "b", dedupe_key="k")
+    assert one != other
+
+
+def test_a_key_is_free_when_its_owner_has_finished(database: Database) -> None:
+    """Whether it completed or was cancelled."""
+    (first,) = invoke(database, "t", dedupe_key="k")
+    end(database, ending(claim(database, "t")[0]))
+    (second,) = invoke(database, "t", dedupe_key="k")
+    ask(database, CancelExecution(second))
+    (third,) = invoke(database, "t", dedupe_key="k")
+    assert len({first, second, third}) == 3
+
+
+def _invoke_keys(url: str) -> list[str]:
+    door = Door(url)
+    answers = [
+        door.perform(InvokeMany([NewExecution(task="t", dedupe_key=f"k{number}")])) for number in range(20)
+    ]
+    door.close()
+    return [answer.ids[0] for answer in answers if isinstance(answer, Invoked)]
+
+
+def test_processes_that_use_the_same_keys_get_the_same_executions(database_url: str) -> None:
+    """Twenty keys from three processes at once make twenty executions."""
+    with multiprocessing.get_context("spawn").Pool(3) as pool:
+        answers = pool.map(_invoke_keys, [database_url] * 3)
+        pool.close()
+        pool.join()
+    assert all(ids == answers[0] for ids in answers)
+    assert len(set(answers[0])) == 20
+
+
+def test_threads_that_share_a_door_get_the_same_executions(database_url: str) -> None:
+    """The same through one door."""
+    door = Door(database_url)
+    asked = InvokeMany([NewExecution(task="t", dedupe_key=f"k{number}") for number in range(20)])
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(door.perform, [asked] * 8))
+    door.close()
+    assert all(isinstance(answer, Invoked) for answer in answers)
+    assert len({tuple(answer.ids) for answer in answers if isinstance(answer, Invoked)}) == 1

@@ -1,0 +1,94 @@
+"""The schema comes to be by migrations, whoever runs them and how many at once."""
+
+from __future__ import annotations
+
+import multiprocessing
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import MetaData, create_engine
+from sqlalchemy.schema import CreateTable
+
+from conductor_supervisor.errors import StoreError
+from conductor_supervisor.store import migrations, schema
+from conductor_supervisor.store.database import Database
+
+
+def _migrate(url: str) -> bool:
+    database = Database.open(url)
+    try:
+        return database.migrate()
+    finally:
+        database.close()
+
+
+def test_an_empty_file_gets_its_tables_once(tmp_path: Path) -> None:
+    """The second time there is nothing to do."""
+    url = f"sqlite:///{tmp_path}/a.db"
+    assert _migrate(url)
+    assert not _migrate(url)
+
+
+def test_many_processes_may_migrate_at_once(tmp_path: Path) -> None:
+    """One of them does the work, the others wait and find it done."""
+    url = f"sqlite:///{tmp_path}/a.db"
+    with multiprocessing.get_context("spawn").Pool(3) as pool:
+        did = pool.map(_migrate, [url] * 6, chunksize=1)
+        pool.close()
+        pool.join()
+    assert sorted(did) == [False] * 5 + [True]
+
+
+def test_the_migrations_lead_to_the_schema(database: Database) -> None:
+    """Tables, columns, indexes and constraints: what the revisions made is what the code declares."""
+    with database.reading() as connection:
+        context = MigrationContext.configure(connection, opts={"version_table": schema.VERSION_TABLE})
+        assert compare_metadata(context, schema.metadata) == []
+        made = _table_texts(connection.engine)
+    declared = create_engine("sqlite://")
+    schema.metadata.create_all(declared)
+    assert made == _table_texts(declared)
+    declared.dispose()
+
+
+def _table_texts(engine: object) -> dict[str, set[str]]:
+    """Each table as lines of SQL: unlike a comparison of metadata this sees check constraints too."""
+    found = MetaData()
+    found.reflect(engine)  # type: ignore[arg-type]
+    return {
+        name: {line.strip(" \t,") for line in str(CreateTable(table)).splitlines()}
+        for name, table in found.tables.items()
+        if name != schema.VERSION_TABLE
+    }
+
+
+def test_the_code_knows_the_newest_revision(database: Database) -> None:
+    """So a check needs no Alembic; and there is one head."""
+    assert migrations.heads() == [schema.HEAD]
+    with database.reading() as connection:
+        found = connection.exec_driver_sql(f"SELECT version_num FROM {schema.VERSION_TABLE}").scalar_one()
+    assert found == schema.HEAD
+
+
+def test_a_newer_schema_is_left_alone(database: Database) -> None:
+    """An older program must not write into it."""
+    with database.writing() as connection:
+        connection.exec_driver_sql(f"UPDATE {schema.VERSION_TABLE} SET version_num = '9999'")
+    with pytest.raises(StoreError, match=r"schema is 9999.*pip install --upgrade"):
+        database.migrate()
+
+
+def test_an_application_may_live_in_the_same_file(tmp_path: Path) -> None:
+    """Its tables and its own Alembic are not touched."""
+    url = f"sqlite:///{tmp_path}/a.db"
+    database = Database.open(url)
+    with database.writing() as connection:
+        connection.exec_driver_sql("CREATE TABLE alembic_version (version_num TEXT)")
+        connection.exec_driver_sql("INSERT INTO alembic_version VALUES ('theirs')")
+        connection.exec_driver_sql("CREATE TABLE tasks (title TEXT)")
+    assert database.migrate()
+    with database.reading() as connection:
+        assert connection.exec_driver_sql("SELECT * FROM alembic_version").scalars().all() == ["theirs"]
+    database.close()
