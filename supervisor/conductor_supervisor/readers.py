@@ -1,0 +1,180 @@
+"""Readers of settings: each takes what a source says and returns plain values.
+
+A source is a TOML file, an environment variable or an option; ``what`` names the place in messages. Every
+reader raises UsageError for what it cannot take.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable, Mapping
+from typing import Literal, TypeAlias, get_args
+
+import msgspec
+
+from conductor_protocol.errors import UsageError
+from conductor_protocol.manifest import TASK_NAME, Day, WindowSpec
+from conductor_protocol.units import seconds, size_in_bytes, size_in_words
+from conductor_supervisor.rules.windows import Windows
+from conductor_supervisor.rules.zones import zone
+
+Reader: TypeAlias = Callable[[object, str], object]
+
+LogLevel: TypeAlias = Literal["debug", "info", "warning", "error"]
+
+LARGEST_PAYLOAD = 8 * 1024 * 1024
+"""Bytes. Payloads and results travel whole, and must fit well into a frame of the wire."""
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """Return the end of a sentence that helps somebody who wrote an unknown name."""
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    if near:
+        return f"; did you mean {' or '.join(near)}?"
+    return f"; expected one of: {', '.join(names)}" if names else ""
+
+
+# Values
+
+
+def text(value: object, what: str) -> str:
+    """Read text that is not empty."""
+    if isinstance(value, str) and value:
+        return value
+    raise UsageError(f"{what}: expected text, got {value!r}")
+
+
+def count(value: object, what: str) -> int:
+    """Read a whole number of 1 or more."""
+    number = int(value) if isinstance(value, str) and value.strip().isdecimal() else value
+    if isinstance(number, int) and not isinstance(number, bool) and number >= 1:
+        return number
+    raise UsageError(f"{what}: expected a whole number of 1 or more, got {value!r}")
+
+
+def duration(value: object, what: str) -> float:
+    """Read a duration, in seconds."""
+    if isinstance(value, (int, float, str)):
+        return seconds(value, what)
+    raise UsageError(f'{what}: expected seconds or text such as "90s", got {value!r}')
+
+
+def positive_duration(value: object, what: str) -> float:
+    """Read a duration of more than zero, in seconds."""
+    number = duration(value, what)
+    if number == 0:
+        raise UsageError(f"{what}: expected more than zero, got {value!r}")
+    return number
+
+
+def retention(value: object, what: str) -> float | None:
+    """Read how long something is kept, in seconds: ``false`` is for ever (None), ``true`` not at all."""
+    if isinstance(value, bool):
+        return 0.0 if value else None
+    return duration(value, what)
+
+
+def payload_size(value: object, what: str) -> int:
+    """Read the largest size of a payload or result, in bytes."""
+    if not isinstance(value, (int, str)):
+        raise UsageError(f'{what}: expected bytes or text such as "2MiB", got {value!r}')
+    size = size_in_bytes(value, what)
+    if not 1 <= size <= LARGEST_PAYLOAD:
+        raise UsageError(f"{what}: expected at most {size_in_words(LARGEST_PAYLOAD)}, got {value!r}")
+    return size
+
+
+def timezone(value: object, what: str) -> str:
+    """Read the name of a time zone."""
+    return zone(text(value, what), what).key
+
+
+def log_level(value: object, what: str) -> str:
+    """Read a level of the log."""
+    levels = get_args(LogLevel)
+    if isinstance(value, str) and value.lower() in levels:
+        return value.lower()
+    raise UsageError(f"{what}: expected one of {', '.join(levels)}, got {value!r}")
+
+
+def unless_false(read: Reader) -> Reader:
+    """Return a reader that takes ``false`` for "no such limit" (None)."""
+    return lambda value, what: None if value is False else read(value, what)
+
+
+# Tables
+
+
+def table(value: object, what: str, keys: Mapping[str, Reader]) -> dict[str, object]:
+    """Read a table whose keys are all known."""
+    if not isinstance(value, dict):
+        raise UsageError(f"{what}: expected a table, got {value!r}")
+    for key in value:
+        if key not in keys:
+            raise UsageError(f"{what}: there is no setting {key!r}{suggestion(key, keys)}")
+    return {key: keys[key](entry, f"{what}: {key}") for key, entry in value.items()}
+
+
+def named_tables(keys: Mapping[str, Reader]) -> Reader:
+    """Return a reader of tables such as ``[tasks.NAME]``, each with the same keys."""
+
+    def read(value: object, what: str) -> dict[str, dict[str, object]]:
+        if not isinstance(value, dict):
+            raise UsageError(f"{what}: expected tables, one for each name, got {value!r}")
+        for name in value:
+            if not TASK_NAME.fullmatch(name):
+                raise UsageError(
+                    f"{what}: expected a name of letters, digits, -, _ and . (at most 200), got {name!r}"
+                )
+        return {name: table(entry, f"{what}.{name}", keys) for name, entry in value.items()}
+
+    return read
+
+
+# Windows
+
+
+def windows(value: object, what: str) -> list[dict[str, object]]:
+    """Read one window or a list of them; ``false`` or an empty list is "always open"."""
+    if value is False:
+        return []
+    listed = value if isinstance(value, list) and not _is_pair(value) else [value]
+    read = [_window(entry, what) for entry in listed]
+    try:
+        Windows(msgspec.convert(read, tuple[WindowSpec, ...]), "UTC")
+    except UsageError as error:
+        raise UsageError(f"{what}: {error}") from error
+    return read
+
+
+def _is_pair(value: object) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(isinstance(part, str) for part in value)
+
+
+def _window(value: object, what: str) -> dict[str, object]:
+    if isinstance(value, list) and _is_pair(value):
+        return {"start": value[0], "end": value[1]}
+    if not isinstance(value, dict) or not {"start", "end"} <= value.keys():
+        raise UsageError(
+            f'{what}: expected ["20:00", "06:00"], {{start = "20:00", end = "06:00", tz = "Europe/Berlin", '
+            f'days = ["mon", "fri"], grace = "5m"}}, or a list of these, got {value!r}'
+        )
+    return table(value, what, WINDOW)
+
+
+def _days(value: object, what: str) -> list[str]:
+    days = get_args(Day)
+    if isinstance(value, list) and value and all(day in days for day in value):
+        return value
+    raise UsageError(f"{what}: expected a list of {', '.join(days)}, got {value!r}")
+
+
+WINDOW: dict[str, Reader] = {
+    "start": text,
+    "end": text,
+    "tz": timezone,
+    "days": _days,
+    "grace": duration,
+}
+"""The keys of a window that is written as a table."""
