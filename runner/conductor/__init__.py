@@ -1,0 +1,69 @@
+"""Conductor: durable, interruptible background tasks.
+
+This is what task authors and clients import::
+
+    from conductor import Conductor, Context, Event
+
+    app = Conductor()
+
+    @app.task
+    def process_dataset(event: Event, ctx: Context):
+        items = ctx.step("fetch-items", fetch_items)
+        for item in items:
+            ctx.step(f"process-{item['id']}", process_item, item)
+"""
+
+from conductor.app import Conductor
+from conductor.client import Handle, Invocation
+from conductor.context import AsyncContext, Context
+from conductor.declarations import Cron, Retry, Window
+from conductor.errors import (
+    ConductorError,
+    DuplicateStep,
+    ExecutionCancelled,
+    ExecutionFailed,
+    ExecutionNotFound,
+    Fail,
+    NotStorable,
+    OperationRefused,
+    PayloadMismatch,
+    Released,
+    ResultMismatch,
+    RetryAfter,
+    StepRefused,
+    TooLarge,
+    UsageError,
+)
+from conductor.tasks import Event, Task
+
+__all__ = [  # noqa: RUF022  # by subject, as a newcomer looks for them
+    # Declaring
+    "Conductor",
+    "Cron",
+    "Retry",
+    "Task",
+    "Window",
+    # Running
+    "AsyncContext",
+    "Context",
+    "Event",
+    "Fail",
+    "Released",
+    "RetryAfter",
+    # Invoking
+    "Handle",
+    "Invocation",
+    # Errors
+    "ConductorError",
+    "DuplicateStep",
+    "ExecutionCancelled",
+    "ExecutionFailed",
+    "ExecutionNotFound",
+    "NotStorable",
+    "OperationRefused",
+    "PayloadMismatch",
+    "ResultMismatch",
+    "StepRefused",
+    "TooLarge",
+    "UsageError",
+]  # fmt: skip

@@ -1,0 +1,24 @@
+"""``python -m conductor.child run`` and ``python -m conductor.child describe APP [PATH...]``."""
+
+from __future__ import annotations
+
+import sys
+
+
+def main(arguments: list[str]) -> int:
+    """Do what the supervisor started this process for, and return the exit status."""
+    match arguments:
+        case ["run"]:
+            from conductor.child.process import run
+
+            return run()
+        case ["describe", app, *paths]:
+            from conductor.child.describe import describe
+
+            return describe(app, paths)
+    sys.stderr.write("This is started by conductor-supervisor; write: conductor-supervisor start APP\n")
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,114 @@
+"""Making a process a runner: its birth, its signals, its output, its end."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import faulthandler
+import io
+import logging
+import os
+import select
+import signal
+import sys
+import threading
+from contextlib import suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from conductor.child.connection import Connection
+from conductor.child.control import end_at_once
+from conductor.child.lifespan import shared
+from conductor.child.loading import load
+from conductor.child.session import Session
+from conductor.client import enter_runner
+from conductor_protocol.birth import BIRTH_FD, read_birth
+from conductor_protocol.errors import UsageError
+from conductor_protocol.recorder import Recorder
+
+LAST_GRACE = 5.0
+"""Seconds that threads of user code may hold up the end of a runner that has nothing in hand."""
+
+PR_SET_PDEATHSIG = 1
+"""prctl(2)."""
+
+
+def run() -> int:
+    """Be a runner until the supervisor says stop; return the exit status."""
+    lifeline = _inherited_lifeline()
+    _prepare_signals()
+    _prepare_output()
+    birth = read_birth(lifeline)
+    _die_with_the_supervisor(lifeline)
+    try:
+        app = load(birth.app, birth.paths)
+    except UsageError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    _prepare_logging()
+    recorder = Recorder(Path(birth.recorder))
+    with asyncio.Runner() as loop, Connection(birth, lifeline.fileno(), recorder) as connection:
+        enter_runner(app.database_url(), connection.data)
+        with shared(app.lifespan_function, loop) as state:
+            connection.open()
+            Session(app, connection.data, recorder, connection.intents, loop).run(state)
+    _end_soon()
+    return 0
+
+
+# Birth and death
+
+
+def _inherited_lifeline() -> BinaryIO:
+    """Take the pipe that we were born with, and keep it from what handlers start."""
+    try:
+        descriptor = int(os.environ.pop(BIRTH_FD))
+    except (KeyError, ValueError):
+        raise UsageError(
+            f"{BIRTH_FD} names no descriptor; runners are started by conductor-supervisor"
+        ) from None
+    os.set_inheritable(descriptor, False)
+    return os.fdopen(descriptor, "rb")
+
+
+def _die_with_the_supervisor(lifeline: BinaryIO) -> None:
+    """Have the kernel end us when the supervisor ends, where it can; the lifeline tells us anyway."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    # The supervisor may have died before the kernel was told.
+    if select.select([lifeline], [], [], 0)[0]:
+        end_at_once()
+
+
+def _end_soon() -> None:
+    """Let the interpreter end, but not wait for ever for threads that user code has left."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    timer = threading.Timer(LAST_GRACE, os._exit, (0,))
+    timer.daemon = True
+    timer.start()
+
+
+# Surroundings of user code
+
+
+def _prepare_signals() -> None:
+    """A terminal's Ctrl-C is the supervisor's affair. SIGTERM ends us, as it ends any process."""
+    # Not SIG_IGN: processes that a handler starts would inherit that.
+    signal.signal(signal.SIGINT, lambda *_: None)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _prepare_output() -> None:
+    """Print whole lines, whatever they contain: both streams are pipes to the supervisor."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=True)
+    with suppress(OSError, ValueError):
+        faulthandler.enable(sys.stderr)
+
+
+def _prepare_logging() -> None:
+    """Let what is logged be seen, unless the app has set up logging itself."""
+    if not logging.getLogger().handlers:
+        logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)

@@ -1,0 +1,116 @@
+"""How an attempt ended, in words for the supervisor."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+
+import conductor
+from conductor.declarations import Retry
+from conductor.errors import Fail, PayloadMismatch, Released, RetryAfter
+from conductor_protocol import messages
+from conductor_protocol.operations import Failure
+
+MOST_MESSAGE = 10_000
+"""Characters of an exception's message that are kept."""
+
+MOST_TRACEBACK = 50_000
+"""Characters of a traceback that are kept: its end, where the exception was raised."""
+
+OWN_FOLDER = str(Path(conductor.__file__).parent)
+
+
+def ended_by(
+    error: BaseException, assignment: messages.Assignment, retry: Retry, seconds: float
+) -> messages.Report | None:
+    """Return the report on a handler that raised; None if nobody wants to know.
+
+    What leaves the handler counts: a release that passes through is a release, also within the group of
+    exceptions that a ``TaskGroup`` makes; any other exception is a failure, ``SystemExit`` included.
+    """
+    released = _release_in(error)
+    if released is None:
+        return _failed(error, assignment, retry, seconds)
+    if released.word == "abandon":  # somebody else runs this execution now
+        return None
+    return messages.Released(assignment.execution, assignment.claim, released.word, seconds)
+
+
+def unfit_payload(error: PayloadMismatch, assignment: messages.Assignment, seconds: float) -> messages.Failed:
+    """Return the report on an execution whose payload does not fit: no further attempt makes it fit."""
+    return messages.Failed(assignment.execution, assignment.claim, failure(error), False, None, seconds)
+
+
+def unknown_task(assignment: messages.Assignment) -> messages.Failed:
+    """Return the report on a task that the app in this runner does not have."""
+    told = Failure(
+        type="conductor.UnknownTask", message=f"the running code has no task named {assignment.task}"
+    )
+    return messages.Failed(assignment.execution, assignment.claim, told, True, None, 0.0)
+
+
+def _release_in(error: BaseException) -> Released | None:
+    if isinstance(error, Released):
+        return error
+    if isinstance(error, BaseExceptionGroup):
+        return next((found for inner in error.exceptions if (found := _release_in(inner))), None)
+    return None
+
+
+def _failed(
+    error: BaseException, assignment: messages.Assignment, retry: Retry, seconds: float
+) -> messages.Failed:
+    return messages.Failed(
+        assignment.execution,
+        assignment.claim,
+        failure(error),
+        not isinstance(error, Fail) and (isinstance(error, RetryAfter) or retry.covers(error)),
+        error.delay if isinstance(error, RetryAfter) else None,
+        seconds,
+    )
+
+
+def failure(error: BaseException) -> Failure:
+    """Return an exception as it is stored."""
+    return Failure(
+        type=_type_name(type(error)),
+        message=_message(error)[:MOST_MESSAGE],
+        traceback=trimmed_traceback(error)[-MOST_TRACEBACK:],
+    )
+
+
+def _type_name(kind: type[BaseException]) -> str:
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _message(error: BaseException) -> str:
+    try:
+        return _storable(str(error))
+    except Exception as problem:  # noqa: BLE001  # the user's own __str__
+        return f"(its text cannot be told: __str__ raised {type(problem).__qualname__})"
+
+
+def trimmed_traceback(error: BaseException) -> str:
+    """Return the traceback without Conductor's own frames, of the causes too."""
+    try:
+        told = traceback.TracebackException.from_exception(error)
+        for one in _with_causes(told):
+            own = [frame for frame in one.stack if frame.filename.startswith(OWN_FOLDER)]
+            for frame in own:
+                one.stack.remove(frame)
+        return _storable("".join(told.format()))
+    except Exception as problem:  # noqa: BLE001  # an exception can be made to break any reading of it
+        return f"(the traceback cannot be told: {type(problem).__qualname__})"
+
+
+def _with_causes(told: traceback.TracebackException) -> Iterator[traceback.TracebackException]:
+    yield told
+    for other in (told.__cause__, told.__context__, *(told.exceptions or ())):
+        if other is not None:
+            yield from _with_causes(other)
+
+
+def _storable(text: str) -> str:
+    """Return text without what some database cannot hold: lone surrogates, zero characters."""
+    return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")

@@ -1,0 +1,458 @@
+"""Clients: creating executions, looking at them, waiting for their results.
+
+Outside a runner, operations go straight to the database, through the one door that leads there; it is
+imported when first used, so that nothing else in this package knows the store. Inside a runner they go to the
+supervisor, and a runner never opens Conductor's database.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import builtins
+import functools
+import os
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypedDict, TypeVar, Unpack
+
+import msgspec
+
+from conductor import values
+from conductor.errors import (
+    ExecutionCancelled,
+    ExecutionFailed,
+    ExecutionNotFound,
+    OperationRefused,
+    ResultMismatch,
+)
+from conductor_protocol.errors import UsageError
+from conductor_protocol.operations import (
+    FINISHED,
+    Answer,
+    CancelExecution,
+    Changed,
+    ExecutionView,
+    Found,
+    GetExecution,
+    GetOutcome,
+    Invoked,
+    InvokeMany,
+    Listed,
+    ListExecutions,
+    NewExecution,
+    NotFound,
+    Operation,
+    Outcome,
+    Refused,
+    RetryExecution,
+    State,
+)
+from conductor_protocol.units import Duration, instant, seconds
+
+if TYPE_CHECKING:
+    from conductor.tasks import Task
+    from conductor_supervisor.door import Door
+
+Result = TypeVar("Result")
+A = TypeVar("A", bound=Answer)
+
+FIRST_WAIT = 0.002
+"""Seconds before a waiting client looks again; each wait is half as long again as the one before."""
+
+LONGEST_WAIT = 0.1
+
+PRIORITIES = range(-32768, 32768)
+
+
+class InvokeOptions(TypedDict, total=False):
+    """How an execution is created."""
+
+    delay: Duration
+    """Not before so much time has passed."""
+    run_at: datetime
+    """Not before this moment; needs a time zone."""
+    priority: int
+    """Higher first."""
+    dedupe_key: str
+    """While an execution of the task with this key is unfinished, the same key gives that one back."""
+    metadata: dict[str, Any]
+    """Kept with the execution; Conductor does not read it."""
+
+
+class Invocation:
+    """A payload with options of its own, for ``invoke_many``.
+
+    :raises UsageError: if an option cannot be meant.
+    """
+
+    def __init__(self, payload: object = None, **options: Unpack[InvokeOptions]) -> None:
+        self.payload = payload
+        self.options = options
+        unknown = options.keys() - InvokeOptions.__annotations__.keys()
+        if unknown:
+            known = ", ".join(InvokeOptions.__annotations__)
+            raise UsageError(f"unknown option {unknown.pop()!r} of an invocation; there are: {known}")
+        if "delay" in options and "run_at" in options:
+            raise UsageError("expected either delay or run_at, got both; write the one you mean")
+
+    def new_execution(self, task: str, payload: bytes) -> NewExecution:
+        """Return what is to be created.
+
+        :param payload: JSON, checked.
+        """
+        options = self.options
+        run_at = options.get("run_at")
+        return NewExecution(
+            task=task,
+            payload=msgspec.Raw(payload),
+            delay=seconds(options.get("delay", 0), "delay"),
+            run_at=None if run_at is None else _instant(run_at),
+            priority=_priority(options.get("priority", 0)),
+            dedupe_key=_dedupe_key(options.get("dedupe_key")),
+            metadata=_metadata(options.get("metadata")),
+        )
+
+
+def _instant(run_at: object) -> int:
+    if not isinstance(run_at, datetime):
+        raise UsageError(f"run_at: expected a datetime with a time zone, got {run_at!r}")
+    return instant(run_at)
+
+
+def _priority(value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value not in PRIORITIES:
+        raise UsageError(
+            f"priority: expected a whole number from {PRIORITIES[0]} to {PRIORITIES[-1]}, got {value!r}"
+        )
+    return value
+
+
+def _dedupe_key(value: object) -> str | None:
+    if value is not None and not (isinstance(value, str) and 1 <= len(value) <= 500):
+        raise UsageError(f"dedupe_key: expected 1 to 500 characters of text, got {value!r}")
+    return value
+
+
+def _metadata(value: object) -> msgspec.Raw:
+    if not isinstance(value, dict | None):
+        raise UsageError(f'metadata: expected a dict such as {{"tenant": "acme"}}, got {value!r}')
+    return msgspec.Raw(values.encode(value, "metadata"))
+
+
+# Who performs operations
+
+
+class Performer(Protocol):
+    """Performs operations: the store itself, or the supervisor for its runners."""
+
+    def perform(self, operation: Operation) -> Answer:
+        """Perform an operation."""
+
+    async def perform_async(self, operation: Operation) -> Answer:
+        """Perform an operation without holding up the event loop."""
+
+
+class StorePerformer:
+    """Goes through the door to the database, which is opened at the first operation."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._lock = threading.Lock()
+        self._door: Door | None = None
+        self._process = 0
+
+    def perform(self, operation: Operation) -> Answer:
+        """Perform an operation on the database."""
+        return self._opened().perform(operation)
+
+    async def perform_async(self, operation: Operation) -> Answer:
+        """Perform an operation on the database, in a thread."""
+        return await asyncio.to_thread(self.perform, operation)
+
+    def close(self) -> None:
+        """Let go of the database."""
+        with self._lock:
+            if self._door is not None and self._process == os.getpid():
+                self._door.close()
+            self._door = None
+
+    def _opened(self) -> Door:
+        with self._lock:
+            if self._door is None or self._process != os.getpid():  # a fork must not share connections
+                from conductor_supervisor.door import Door
+
+                self._door = Door(self._url)
+                self._process = os.getpid()
+            return self._door
+
+
+_runner: tuple[str, Performer] | None = None
+"""In a runner: the URL of its app's database, and the way to the supervisor that stands for it."""
+
+
+def enter_runner(url: str, performer: Performer | None) -> None:
+    """Let clients of this database go through the supervisor from now on; None: no longer."""
+    global _runner  # noqa: PLW0603  # a process is a runner or it is not
+    _runner = None if performer is None else (url, performer)
+
+
+class Client:
+    """What an app's clients can do. :class:`~conductor.app.Conductor` is one."""
+
+    def __init__(self) -> None:
+        self._store: StorePerformer | None = None
+        self._store_url = ""
+
+    def database_url(self) -> str:
+        """Return the database to use."""
+        raise NotImplementedError
+
+    def find_task(self, name: str) -> Task[..., Any, Any] | None:
+        """Return what is declared under a name; None if tasks are declared elsewhere.
+
+        :raises UsageError: if there cannot be such a task.
+        """
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Let go of the database; the next operation opens it again."""
+        if self._store is not None:
+            self._store.close()
+            self._store = None
+
+    def _performer(self) -> Performer:
+        url = self.database_url()
+        if _runner is not None and _runner[0] == url:
+            return _runner[1]
+        if self._store is None or self._store_url != url:
+            self.close()
+            self._store, self._store_url = StorePerformer(url), url
+        return self._store
+
+    def _perform(self, operation: Operation, kind: type[A]) -> A:
+        return _expect(self._performer().perform(operation), kind)
+
+    async def _perform_async(self, operation: Operation, kind: type[A]) -> A:
+        return _expect(await self._performer().perform_async(operation), kind)
+
+    # Invoking
+
+    def invoke(self, task: str, payload: object = None, **options: Unpack[InvokeOptions]) -> Handle[Any]:
+        """Create an execution of the task of this name and return its handle.
+
+        :raises PayloadMismatch: if the payload does not fit; nothing is written then.
+        :raises UsageError: if there is no such task, it is not invocable, or an option cannot be meant.
+        """
+        return self.invoke_many(task, [Invocation(payload, **options)])[0]
+
+    async def invoke_async(
+        self, task: str, payload: object = None, **options: Unpack[InvokeOptions]
+    ) -> Handle[Any]:
+        """See :meth:`invoke`."""
+        return (await self.invoke_many_async(task, [Invocation(payload, **options)]))[0]
+
+    def invoke_many(self, task: str, payloads: Iterable[object]) -> builtins.list[Handle[Any]]:
+        """Create one execution for each payload or :class:`Invocation`, all or none; return their handles.
+
+        Raises as :meth:`invoke`.
+        """
+        return self._handles(task, self._perform(self._invocations(task, payloads), Invoked))
+
+    async def invoke_many_async(self, task: str, payloads: Iterable[object]) -> builtins.list[Handle[Any]]:
+        """See :meth:`invoke_many`."""
+        return self._handles(task, await self._perform_async(self._invocations(task, payloads), Invoked))
+
+    def _invocations(self, task: str, payloads: Iterable[object]) -> InvokeMany:
+        declared = self.find_task(task)
+        if declared is not None and not declared.spec.invocable:
+            raise UsageError(
+                f"task {task} is not invocable, because it has another trigger; to allow both, declare it "
+                "with invocable=True"
+            )
+        if isinstance(payloads, (str, bytes, Mapping)):
+            raise UsageError(f"invoke_many: expected a list of payloads, got {payloads!r}")
+        encode = functools.partial(_encode_payload, task) if declared is None else declared.payload_to_json
+        invocations = (one if isinstance(one, Invocation) else Invocation(one) for one in payloads)
+        return InvokeMany([one.new_execution(task, encode(one.payload)) for one in invocations])
+
+    def _handles(self, task: str, invoked: Invoked) -> builtins.list[Handle[Any]]:
+        declared = self.find_task(task)
+        annotation = Any if declared is None else declared.result_annotation
+        return [
+            Handle(self, execution, created, annotation)
+            for execution, created in zip(invoked.ids, invoked.created, strict=True)
+        ]
+
+    # Looking and changing
+
+    def get(self, execution: str) -> ExecutionView:
+        """Return an execution with its attempts and steps.
+
+        :raises ExecutionNotFound: if there is none.
+        """
+        return self._perform(GetExecution(execution), Found).execution
+
+    async def get_async(self, execution: str) -> ExecutionView:
+        """See :meth:`get`."""
+        return (await self._perform_async(GetExecution(execution), Found)).execution
+
+    def list(
+        self,
+        *,
+        task: str | None = None,
+        state: State | None = None,
+        limit: int = 100,
+        before: str | None = None,
+    ) -> builtins.list[ExecutionView]:
+        """Return executions, newest first, without their attempts and steps.
+
+        :param before: only those created before this one: the last id of the page before.
+        """
+        return self._perform(
+            ListExecutions(task=task, state=state, limit=limit, before=before), Listed
+        ).executions
+
+    async def list_async(
+        self,
+        *,
+        task: str | None = None,
+        state: State | None = None,
+        limit: int = 100,
+        before: str | None = None,
+    ) -> builtins.list[ExecutionView]:
+        """See :meth:`list`."""
+        return (
+            await self._perform_async(
+                ListExecutions(task=task, state=state, limit=limit, before=before), Listed
+            )
+        ).executions
+
+    def cancel(self, execution: str, reason: str | None = None) -> bool:
+        """Cancel a waiting execution, or ask a running one to stop. False if it had finished.
+
+        :raises ExecutionNotFound: if there is none.
+        """
+        return self._perform(CancelExecution(id=execution, reason=reason), Changed).changed
+
+    async def cancel_async(self, execution: str, reason: str | None = None) -> bool:
+        """See :meth:`cancel`."""
+        return (await self._perform_async(CancelExecution(id=execution, reason=reason), Changed)).changed
+
+    def retry(self, execution: str) -> bool:
+        """Give a failed or cancelled execution new attempts; its steps stay. False if it is in neither state.
+
+        :raises ExecutionNotFound: if there is none.
+        """
+        return self._perform(RetryExecution(execution), Changed).changed
+
+    async def retry_async(self, execution: str) -> bool:
+        """See :meth:`retry`."""
+        return (await self._perform_async(RetryExecution(execution), Changed)).changed
+
+    def outcome(self, execution: str) -> Outcome:
+        """Return state, result and error only.
+
+        :raises ExecutionNotFound: if there is no such execution.
+        """
+        return self._perform(GetOutcome(execution), Outcome)
+
+    async def outcome_async(self, execution: str) -> Outcome:
+        """See :meth:`outcome`."""
+        return await self._perform_async(GetOutcome(execution), Outcome)
+
+
+def _encode_payload(task: str, payload: object) -> bytes:
+    return values.encode(payload, f"the payload of task {task}")
+
+
+def _expect(answer: Answer, kind: type[A]) -> A:
+    if isinstance(answer, kind):
+        return answer
+    if isinstance(answer, NotFound):
+        raise ExecutionNotFound(f"no execution has the id {answer.id!r}")
+    if isinstance(answer, Refused):
+        raise OperationRefused(answer.message)
+    raise OperationRefused(f"expected {kind.__name__} as an answer, got {type(answer).__name__}")
+
+
+class Handle(Generic[Result]):
+    """An execution that was invoked."""
+
+    def __init__(self, client: Client, execution: str, created: bool, annotation: object = Any) -> None:
+        """:param annotation: what the task says that it returns."""
+        self._client = client
+        self._annotation = annotation
+        self.id = execution
+        self.created = created
+        """False where a dedupe key gave back an execution that was there already."""
+
+    def state(self) -> State:
+        """Return where the execution is in its life."""
+        return self._client.outcome(self.id).state
+
+    async def state_async(self) -> State:
+        """See :meth:`state`."""
+        return (await self._client.outcome_async(self.id)).state
+
+    def result(self, timeout: Duration | None = None) -> Result:
+        """Wait until the execution has ended and return its result, as the task's return annotation says.
+
+        A handler that waits here holds its runner. If all runners wait for executions that wait for a runner,
+        nothing moves: give a timeout.
+
+        :param timeout: None waits for ever.
+        :raises ExecutionFailed: if it failed.
+        :raises ExecutionCancelled: if it was cancelled.
+        :raises TimeoutError: if it has not ended in time; it goes on.
+        :raises ResultMismatch: if the result does not fit the annotation.
+        """
+        for wait in _waits(self.id, timeout):
+            outcome = self._client.outcome(self.id)
+            if outcome.state in FINISHED:
+                break
+            time.sleep(wait)
+        return self._result_of(outcome)
+
+    async def result_async(self, timeout: Duration | None = None) -> Result:  # noqa: ASYNC109  # as result()
+        """See :meth:`result`."""
+        for wait in _waits(self.id, timeout):
+            outcome = await self._client.outcome_async(self.id)
+            if outcome.state in FINISHED:
+                break
+            await asyncio.sleep(wait)
+        return self._result_of(outcome)
+
+    def _result_of(self, outcome: Outcome) -> Result:
+        if outcome.state == "failed" and outcome.error is not None:
+            raise ExecutionFailed(self.id, outcome.error)
+        if outcome.state == "cancelled":
+            raise ExecutionCancelled(self.id)
+        try:
+            result: Result = values.decode(bytes(outcome.result or b"null"), self._annotation)
+        except msgspec.ValidationError as error:
+            raise ResultMismatch(
+                f"the result of execution {self.id} does not fit the return annotation of its task, "
+                f"{self._annotation}: {error}"
+            ) from error
+        return result
+
+    def __repr__(self) -> str:
+        return f"<execution {self.id}>"
+
+
+def _waits(execution: str, timeout: Duration | None) -> Iterator[float]:
+    """Give the seconds to wait before each further look.
+
+    :raises TimeoutError: when the time is over.
+    """
+    limit = float("inf") if timeout is None else seconds(timeout, "timeout")
+    started = time.monotonic()
+    wait = FIRST_WAIT
+    while True:
+        left = started + limit - time.monotonic()
+        yield max(0.0, min(wait, left))
+        if left <= 0:
+            raise TimeoutError(f"execution {execution} has not ended within {timeout}; it goes on")
+        wait = min(wait * 1.5, LONGEST_WAIT)

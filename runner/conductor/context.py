@@ -1,0 +1,411 @@
+"""The context: what a handler may ask while it runs.
+
+What to do next is decided by :mod:`conductor.replay`; here it is done, in :class:`Context` for handlers that
+wait and in :class:`AsyncContext` for handlers that await. How questions reach the supervisor is the business
+of a :class:`Link`: a runner's goes over a socket, the testing kit's does not.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import time
+from collections.abc import Awaitable, Callable, MutableMapping
+from functools import cached_property, partial
+from typing import Any, ParamSpec, Protocol, TypeVar, overload
+
+import msgspec
+
+from conductor import values
+from conductor.declarations import Retry
+from conductor.errors import ResultMismatch
+from conductor.replay import Replay, Tries
+from conductor_protocol.errors import UsageError
+from conductor_protocol.messages import Assignment, RecordedStep, Word
+from conductor_protocol.units import Duration, seconds
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Signals(Protocol):
+    """What a context may say and see without waiting."""
+
+    max_result: int
+    """Bytes that a result may have as JSON."""
+
+    def stop_wanted(self) -> bool:
+        """Tell whether a release or cancellation is wanted."""
+
+    def progress(self, done: float, total: float | None, message: str) -> None:
+        """Tell how far the handler is."""
+
+    def step_begins(self, name: str) -> None:
+        """Note that a step's function is about to be called."""
+
+    def step_ended(self, name: str) -> None:
+        """Note that the step is recorded, or has failed."""
+
+
+class Link(Signals, Protocol):
+    """How a waiting handler reaches the supervisor."""
+
+    def ask(self, step: str | None, limit: float | None) -> Word:
+        """Ask whether to go on: at a checkpoint (None), or before a step that may take ``limit`` seconds."""
+
+    def record_step(self, name: str, result: bytes, duration: float) -> Word:
+        """Return once a step's result is committed.
+
+        :raises StepRefused: if it never can be.
+        """
+
+    def load_steps(self, name: str) -> tuple[list[RecordedStep], Word]:
+        """Fetch the recorded step of this name and some that follow it."""
+
+    def pause(self, duration: float) -> None:
+        """Wait so many seconds, less if a stop is wanted."""
+
+
+class AsyncLink(Signals, Protocol):
+    """How an awaiting handler reaches the supervisor: as :class:`Link`."""
+
+    async def ask(self, step: str | None, limit: float | None) -> Word:
+        """See :meth:`Link.ask`."""
+
+    async def record_step(self, name: str, result: bytes, duration: float) -> Word:
+        """See :meth:`Link.record_step`."""
+
+    async def load_steps(self, name: str) -> tuple[list[RecordedStep], Word]:
+        """See :meth:`Link.load_steps`."""
+
+    async def pause(self, duration: float) -> None:
+        """See :meth:`Link.pause`."""
+
+
+class _Common:
+    """What both kinds of context have."""
+
+    def __init__(self, assignment: Assignment, signals: Signals, state: Any) -> None:
+        self._assignment = assignment
+        self._signals = signals
+        self._replay = Replay(assignment.steps, assignment.steps_recorded)
+        self.state: Any = state
+        """What ``@app.lifespan`` yielded in this runner; None without one."""
+
+    @property
+    def execution_id(self) -> str:
+        """The execution's id: the same in all its attempts."""
+        return self._assignment.execution
+
+    @property
+    def attempt(self) -> int:
+        """The number of this attempt, from 1. A release does not use one up."""
+        return self._assignment.attempt
+
+    @property
+    def task(self) -> str:
+        """The task's name."""
+        return self._assignment.task
+
+    @cached_property
+    def logger(self) -> logging.LoggerAdapter[logging.Logger]:
+        """A logger that stamps each line with task, execution and attempt."""
+        return _StampedLogger(
+            logging.getLogger(f"conductor.task.{self.task}"),
+            {"task": self.task, "execution": self.execution_id, "attempt": self.attempt},
+        )
+
+    @property
+    def should_stop(self) -> bool:
+        """True once a release or cancellation is wanted. Never raises; costs no message."""
+        return self._replay.word != "go on" or self._signals.stop_wanted()
+
+    @property
+    def word(self) -> Word:
+        """The supervisor's last word on this attempt that was not "go on", or "go on"."""
+        return self._replay.word
+
+    def progress(self, done: float, total: float | None = None, message: str = "") -> None:
+        """Tell how far the handler is. Cheap: at most ten a second are sent, and always the last."""
+        self._replay.check()
+        self._signals.progress(done, total, message)
+
+    def _must_ask(self) -> bool:
+        """Tell whether a recorded step may be returned only after asking."""
+        return self._signals.stop_wanted() or not self._replay.heard_lately()
+
+    def _encoded(self, name: str, result: object) -> bytes:
+        what = f'the result of step "{name}"'
+        encoded = values.encode(result, what)
+        values.check_size(encoded, self._signals.max_result, what)
+        return encoded
+
+
+class Context(_Common):
+    """What a handler may ask while it runs.
+
+    Annotate ``ctx: Context`` in sync and async handlers alike; an async handler gets an
+    :class:`AsyncContext`, whose calls are awaited.
+    """
+
+    def __init__(self, assignment: Assignment, link: Link, state: Any = None) -> None:
+        super().__init__(assignment, link, state)
+        self._link = link
+
+    @overload
+    def step(
+        self,
+        name: str,
+        fn: Callable[..., T],
+        /,
+        *args: object,
+        retry: Retry,
+        timeout: Duration | None = None,
+        **kwargs: object,
+    ) -> T: ...
+    @overload
+    def step(
+        self, name: str, fn: Callable[..., T], /, *args: object, timeout: Duration, **kwargs: object
+    ) -> T: ...
+    @overload
+    def step(self, name: str, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T: ...
+    def step(
+        self,
+        name: str,
+        fn: Callable[..., Any],
+        /,
+        *args: Any,
+        retry: Any = None,
+        timeout: Any = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Return what ``fn(*args, **kwargs)`` returns, having called it once in the life of the execution.
+
+        Asks whether to go on. If a result is recorded under ``name``, returns it without calling ``fn``;
+        else calls ``fn``, and returns only when its result is committed.
+
+        :param name: up to 500 characters, unique within the handler.
+        :param retry: try again within this attempt when ``fn`` raises, after these delays.
+        :param timeout: how long one call of ``fn`` may take; then the runner is stopped, the attempt failed.
+        :raises DuplicateStep: if the name has been used in this attempt.
+        :raises NotStorable: if the result has no form in JSON, or is too large.
+        :raises ResultMismatch: if the recorded result does not fit the return annotation of ``fn``.
+        :raises Released: if the handler is to stop here.
+        """
+        self._replay.begin_step(name)
+        recorded = self._find(name)
+        if recorded is None:
+            recorded = self._run(name, partial(fn, *args, **kwargs), Tries(retry), _limit(timeout))
+        return typed_result(name, recorded, fn)
+
+    def checkpoint(self) -> Any:  # None; an async handler awaits it, and both annotate Context
+        """Ask whether to go on.
+
+        :raises Released: if the handler is to stop here.
+        """
+        self._ask(None, None)
+
+    def _find(self, name: str) -> bytes | None:
+        replay = self._replay
+        if replay.needs_page(name):
+            steps, word = self._link.load_steps(name)
+            replay.take_page(name, steps)
+            replay.heed(word)
+        recorded = replay.take_result(name)
+        if recorded is not None and self._must_ask():
+            self._ask(None, None)
+        return recorded
+
+    def _run(self, name: str, call: Callable[[], object], tries: Tries, limit: float | None) -> bytes:
+        while True:
+            self._ask(name, limit)
+            self._link.step_begins(name)
+            try:
+                started = time.monotonic()
+                try:
+                    result = call()
+                except Exception as error:
+                    wait = tries.wait_after(error)
+                    if wait is None:
+                        raise
+                else:
+                    return self._record(name, result, time.monotonic() - started)
+            finally:
+                self._link.step_ended(name)
+            self._link.pause(wait)
+
+    def _record(self, name: str, result: object, duration: float) -> bytes:
+        if inspect.isawaitable(result):
+            _close(result)
+            raise TypeError(
+                f'step "{name}" returned a coroutine, which a sync handler cannot await; '
+                "make the handler async def and write: await ctx.step(...)"
+            )
+        encoded = self._encoded(name, result)
+        self._replay.note(self._link.record_step(name, encoded, duration))
+        return encoded
+
+    def _ask(self, step: str | None, limit: float | None) -> None:
+        self._replay.check()
+        self._replay.heed(self._link.ask(step, limit))
+
+
+class AsyncContext(Context):
+    """What an async handler may ask while it runs: as :class:`Context`, but awaited.
+
+    Annotate ``ctx: AsyncContext`` where a type checker should know that steps of sync functions are awaited
+    too.
+    """
+
+    def __init__(self, assignment: Assignment, link: AsyncLink, state: Any = None) -> None:
+        _Common.__init__(self, assignment, link, state)
+        self._async_link = link
+
+    @overload  # type: ignore[override]  # the same calls, awaited
+    async def step(
+        self,
+        name: str,
+        fn: Callable[..., Awaitable[T]],
+        /,
+        *args: object,
+        retry: Retry,
+        timeout: Duration | None = None,  # noqa: ASYNC109  # enforced by the supervisor
+        **kwargs: object,
+    ) -> T: ...
+    @overload
+    async def step(
+        self,
+        name: str,
+        fn: Callable[..., T],
+        /,
+        *args: object,
+        retry: Retry,
+        timeout: Duration | None = None,  # noqa: ASYNC109  # enforced by the supervisor
+        **kwargs: object,
+    ) -> T: ...
+    @overload
+    async def step(
+        self,
+        name: str,
+        fn: Callable[..., Awaitable[T]],
+        /,
+        *args: object,
+        timeout: Duration,  # noqa: ASYNC109  # enforced by the supervisor
+        **kwargs: object,
+    ) -> T: ...
+    @overload
+    async def step(
+        self,
+        name: str,
+        fn: Callable[..., T],
+        /,
+        *args: object,
+        timeout: Duration,  # noqa: ASYNC109  # enforced by the supervisor
+        **kwargs: object,
+    ) -> T: ...
+    @overload
+    async def step(
+        self, name: str, fn: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> T: ...
+    @overload
+    async def step(self, name: str, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T: ...
+    async def step(
+        self,
+        name: str,
+        fn: Callable[..., Any],
+        /,
+        *args: Any,
+        retry: Any = None,
+        timeout: Any = None,  # noqa: ASYNC109  # enforced by the supervisor
+        **kwargs: Any,
+    ) -> Any:
+        """See :meth:`Context.step`. ``fn`` may be sync or async. Safe inside ``asyncio.gather``."""
+        self._replay.begin_step(name)
+        recorded = await self._find_async(name)
+        if recorded is None:
+            recorded = await self._run_async(
+                name, partial(fn, *args, **kwargs), Tries(retry), _limit(timeout)
+            )
+        return typed_result(name, recorded, fn)
+
+    async def checkpoint(self) -> None:
+        """See :meth:`Context.checkpoint`."""
+        await self._ask_async(None, None)
+
+    async def _find_async(self, name: str) -> bytes | None:
+        replay = self._replay
+        if replay.needs_page(name):
+            steps, word = await self._async_link.load_steps(name)
+            replay.take_page(name, steps)
+            replay.heed(word)
+        recorded = replay.take_result(name)
+        if recorded is not None and self._must_ask():
+            await self._ask_async(None, None)
+        return recorded
+
+    async def _run_async(
+        self, name: str, call: Callable[[], object], tries: Tries, limit: float | None
+    ) -> bytes:
+        while True:
+            await self._ask_async(name, limit)
+            self._async_link.step_begins(name)
+            try:
+                started = time.monotonic()
+                try:
+                    result = call()
+                    if inspect.isawaitable(result):
+                        result = await result
+                except Exception as error:
+                    wait = tries.wait_after(error)
+                    if wait is None:
+                        raise
+                else:
+                    encoded = self._encoded(name, result)
+                    duration = time.monotonic() - started
+                    self._replay.note(await self._async_link.record_step(name, encoded, duration))
+                    return encoded
+            finally:
+                self._async_link.step_ended(name)
+            await self._async_link.pause(wait)
+
+    async def _ask_async(self, step: str | None, limit: float | None) -> None:
+        self._replay.check()
+        self._replay.heed(await self._async_link.ask(step, limit))
+
+
+def typed_result(name: str, recorded: bytes, fn: Callable[..., object]) -> Any:
+    """Return a recorded result as the return annotation of ``fn`` says.
+
+    :raises ResultMismatch: if it does not fit.
+    """
+    annotation = values.result_annotation(fn)
+    try:
+        return values.decode(recorded, annotation)
+    except msgspec.ValidationError as error:
+        raise ResultMismatch(
+            f'the recorded result of step "{name}" does not fit the return annotation of '
+            f"{getattr(fn, '__qualname__', repr(fn))}, {annotation}: {error}. Let the annotation allow what "
+            "was recorded, or give the changed step a new name"
+        ) from error
+
+
+def _limit(timeout: Duration | None) -> float | None:
+    limit = None if timeout is None else seconds(timeout, "ctx.step timeout")
+    if limit == 0:
+        raise UsageError('ctx.step timeout: expected more than zero seconds, such as "30s", got 0')
+    return limit
+
+
+def _close(awaitable: object) -> None:
+    """Keep Python from warning of a coroutine that nobody awaits: the error says it better."""
+    if inspect.iscoroutine(awaitable):
+        awaitable.close()
+
+
+class _StampedLogger(logging.LoggerAdapter[logging.Logger]):
+    """Says in each line whose it is."""
+
+    def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
+        stamp = self.extra or {}
+        kwargs["extra"] = {**stamp, **(kwargs.get("extra") or {})}
+        return f"[{stamp['task']} {stamp['execution']} attempt {stamp['attempt']}] {msg}", kwargs

@@ -1,0 +1,285 @@
+"""What ``@app.task`` accepts: windows, schedules and retries as people write them, checked when made."""
+
+from __future__ import annotations
+
+import re
+import zoneinfo
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeAlias, get_args
+
+import msgspec
+
+from conductor import values
+from conductor_protocol.errors import UsageError
+from conductor_protocol.manifest import CatchUp, Day, RetrySpec, ScheduleSpec, WindowSpec
+from conductor_protocol.units import Duration, seconds
+
+SCHEDULE_NAME = "cron"
+"""``event.name`` of a schedule that was given no name."""
+
+TRIES_OF_A_STEP = 3
+"""How often a step is tried whose ``Retry`` has no list of delays."""
+
+_WALL_TIME = re.compile(r"([01]\d|2[0-3]):[0-5]\d")
+_DAYS: tuple[Day, ...] = get_args(Day)
+
+ExceptionTypes: TypeAlias = type[BaseException] | tuple[type[BaseException], ...]
+
+
+def check_zone(name: str, what: str) -> str:
+    """Return the name of a time zone.
+
+    :raises UsageError: if there is no such zone.
+    """
+    try:
+        zoneinfo.ZoneInfo(name)
+    except (zoneinfo.ZoneInfoNotFoundError, ValueError, TypeError, OSError) as error:
+        raise UsageError(
+            f'{what}: expected a time zone such as "Europe/Berlin" or "UTC", got {name!r}'
+        ) from error
+    return name
+
+
+class Window:
+    """Hours of the day in which a task may run: half-open ``[start, end)``, in wall time.
+
+    :param start: ``"HH:MM"``.
+    :param end: ``"HH:MM"``, or ``"24:00"``. Before ``start``: the window crosses midnight.
+    :param tz: time zone such as ``"Europe/Berlin"``; None: the app's.
+    :param days: days on which the window opens, such as ``["mon", "fri"]``; None: every day.
+    :param grace: how long a handler may go on after closing without asking; then it is stopped, uncharged.
+    :raises UsageError: if this is no window.
+    """
+
+    def __init__(
+        self,
+        start: str,
+        end: str,
+        tz: str | None = None,
+        days: Iterable[Day] | None = None,
+        grace: Duration | None = None,
+    ) -> None:
+        for moment in (start, end):
+            if not (isinstance(moment, str) and (_WALL_TIME.fullmatch(moment) or moment == "24:00")):
+                raise UsageError(
+                    f'window: expected times as "HH:MM", such as ("22:00", "06:00"), got {moment!r}'
+                )
+        if start == "24:00":
+            raise UsageError('window: expected a start from "00:00" to "23:59", got "24:00"; write "00:00"')
+        if start == end:
+            raise UsageError(
+                f"window: start and end are both {start!r}, so it would never be open; for a window that is "
+                'always open leave window= out, for one whole day write ("00:00", "24:00")'
+            )
+        self.spec = WindowSpec(
+            start,
+            end,
+            tz=None if tz is None else check_zone(tz, "window tz"),
+            days=None if days is None else _days(days),
+            grace=None if grace is None else seconds(grace, "window grace"),
+        )
+
+    def __repr__(self) -> str:
+        return f"Window({self.spec.start!r}, {self.spec.end!r})"
+
+
+def _days(given: Iterable[str]) -> tuple[Day, ...]:
+    listed = tuple(given)
+    if not listed or isinstance(given, str) or not set(listed) <= set(_DAYS):
+        raise UsageError(
+            f'window days: expected a list of {", ".join(_DAYS)}, such as ["mon", "fri"], got {given!r}'
+        )
+    return tuple(day for day in _DAYS if day in listed)
+
+
+WindowOption: TypeAlias = Window | tuple[str, str] | Sequence[Window | tuple[str, str]]
+
+
+def window_specs(option: WindowOption | None) -> tuple[WindowSpec, ...]:
+    """Return what ``window=`` means.
+
+    :raises UsageError: if it is neither a window nor a list of windows.
+    """
+    if option is None:
+        return ()
+    if isinstance(option, Window) or _is_pair(option):
+        return (_window(option),)
+    if isinstance(option, Sequence) and not isinstance(option, str) and option:
+        return tuple(_window(one) for one in option)
+    raise _no_window(option)
+
+
+def _window(option: object) -> WindowSpec:
+    if isinstance(option, Window):
+        return option.spec
+    if isinstance(option, Sequence) and not isinstance(option, str) and len(option) == 2:
+        return Window(*option).spec
+    raise _no_window(option)
+
+
+def _is_pair(option: object) -> bool:
+    return isinstance(option, Sequence) and len(option) == 2 and all(isinstance(part, str) for part in option)
+
+
+def _no_window(option: object) -> UsageError:
+    return UsageError(
+        'window: expected ("22:00", "06:00"), Window("22:00", "06:00", tz=...), or a list of these, '
+        f"got {option!r}"
+    )
+
+
+class Cron:
+    """A schedule: five fields, or six with seconds at the end, in a zone.
+
+    :param expression: such as ``"0 2 * * *"``: every day at two.
+    :param tz: time zone; None: the app's.
+    :param payload: the payload of each execution.
+    :param catch_up: after downtime run once for the newest missed firing, for ``"all"``, or ``"skip"`` them.
+    :raises UsageError: if this is no schedule.
+    """
+
+    def __init__(
+        self,
+        expression: str,
+        tz: str | None = None,
+        payload: object = None,
+        catch_up: CatchUp = "latest",
+    ) -> None:
+        from croniter import croniter
+
+        if not isinstance(expression, str) or not croniter.is_valid(expression):
+            raise UsageError(
+                'cron: expected five fields "minute hour day month weekday", or six with seconds, such as '
+                f'"0 2 * * *" for every day at two, got {expression!r}'
+            )
+        if catch_up not in get_args(CatchUp):
+            raise UsageError(f'cron catch_up: expected "latest", "all" or "skip", got {catch_up!r}')
+        self.expression = expression
+        self.tz = None if tz is None else check_zone(tz, "cron tz")
+        self.payload = values.encode(payload, "the payload of a cron schedule")
+        self.catch_up: CatchUp = catch_up
+
+    def named(self, name: str) -> ScheduleSpec:
+        """Return the schedule under a name."""
+        return ScheduleSpec(name, self.expression, tz=self.tz, payload=self.payload, catch_up=self.catch_up)
+
+    def __repr__(self) -> str:
+        return f"Cron({self.expression!r})"
+
+
+CronOption: TypeAlias = str | Cron | Mapping[str, str | Cron]
+
+
+def schedule_specs(option: CronOption | None) -> tuple[ScheduleSpec, ...]:
+    """Return what ``cron=`` means.
+
+    :raises UsageError: if it is neither a schedule nor a mapping of names to schedules.
+    """
+    if option is None:
+        return ()
+    named = option if isinstance(option, Mapping) else {SCHEDULE_NAME: option}
+    for name in named:
+        if not isinstance(name, str) or not 1 <= len(name) <= 200:
+            raise UsageError(f"cron: expected schedule names of 1 to 200 characters, got {name!r}")
+    return tuple((cron if isinstance(cron, Cron) else Cron(cron)).named(name) for name, cron in named.items())
+
+
+class Retry:
+    """How long to wait before each further attempt, and after which exceptions there is one.
+
+    Either a list, whose last delay repeats, or exponential: ``initial``, multiplied by ``factor`` each time,
+    at most ``maximum``. How many attempts a task has is said by its ``max_attempts``. A step is tried once
+    more after each delay of the list; in the exponential form, three times in all.
+
+    :param jitter: fraction of the wait by which it may grow or shrink at random, 0 to 1.
+    :param on: exception types after which another attempt makes sense; None: all.
+    :param never_on: exception types after which it does not; wins over ``on``.
+    :raises UsageError: if the two forms are mixed, or a value cannot be meant.
+    """
+
+    def __init__(
+        self,
+        delays: Iterable[Duration] | None = None,
+        *,
+        initial: Duration | None = None,
+        factor: float | None = None,
+        maximum: Duration | None = None,
+        jitter: float = 0.0,
+        on: ExceptionTypes | Iterable[type[BaseException]] | None = None,
+        never_on: ExceptionTypes | Iterable[type[BaseException]] = (),
+    ) -> None:
+        exponential = {"initial": initial, "factor": factor, "maximum": maximum}
+        given = {name: value for name, value in exponential.items() if value is not None}
+        if delays is not None and given:
+            raise UsageError(
+                f"Retry: expected delays, or initial, factor, maximum; got delays and {', '.join(given)}"
+            )
+        if not isinstance(jitter, (int, float)) or not 0 <= jitter <= 1:
+            raise UsageError(f"Retry jitter: expected a fraction from 0 to 1, got {jitter!r}")
+        self.spec = msgspec.structs.replace(
+            RetrySpec() if not given else _exponential(given),
+            **({} if delays is None else {"delays": _delays(delays)}),
+            jitter=float(jitter),
+        )
+        self.on = None if on is None else _exception_types(on, "on")
+        self.never_on = _exception_types(never_on, "never_on")
+
+    def covers(self, error: BaseException) -> bool:
+        """Tell whether another attempt makes sense after this exception."""
+        return not isinstance(error, self.never_on) and (self.on is None or isinstance(error, self.on))
+
+    def waits_of_a_step(self) -> Iterator[float]:
+        """Give the seconds to wait before each further try of a step, without jitter."""
+        if self.spec.delays is not None:
+            yield from self.spec.delays
+            return
+        wait = self.spec.initial
+        for _ in range(TRIES_OF_A_STEP - 1):
+            yield min(wait, self.spec.maximum)
+            wait *= self.spec.factor
+
+    def __repr__(self) -> str:
+        return f"Retry({self.spec!r})"
+
+
+def _delays(given: Iterable[Duration]) -> tuple[float, ...]:
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        raise UsageError(f'Retry delays: expected a list such as [15, "1m", "5m"], got {given!r}')
+    return tuple(seconds(delay, "Retry delays") for delay in given)
+
+
+def _exponential(given: Mapping[str, Any]) -> RetrySpec:
+    factor = given.get("factor", 2.0)
+    if not isinstance(factor, (int, float)) or not 1 <= factor < float("inf"):
+        raise UsageError(f"Retry factor: expected a number of at least 1, got {factor!r}")
+    defaults = RetrySpec()
+    return RetrySpec(
+        delays=None,
+        initial=seconds(given.get("initial", defaults.initial), "Retry initial"),
+        factor=float(factor),
+        maximum=seconds(given.get("maximum", defaults.maximum), "Retry maximum"),
+    )
+
+
+def _exception_types(
+    given: ExceptionTypes | Iterable[type[BaseException]], what: str
+) -> tuple[type[BaseException], ...]:
+    listed = (given,) if isinstance(given, type) else tuple(given)
+    for kind in listed:
+        if not (isinstance(kind, type) and issubclass(kind, BaseException)):
+            raise UsageError(f"Retry {what}: expected exception types such as (ValueError,), got {kind!r}")
+    return listed
+
+
+def retry_option(option: object) -> Retry:
+    """Return what ``retry=`` means; None is the default backoff.
+
+    :raises UsageError: if it is not a ``Retry``.
+    """
+    if option is None:
+        return Retry()
+    if not isinstance(option, Retry):
+        raise UsageError(
+            f"retry: expected Retry(delays=[15, 30, 60]) or Retry(initial=15, factor=2), got {option!r}"
+        )
+    return option

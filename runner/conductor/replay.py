@@ -1,0 +1,124 @@
+"""One attempt's memory: which steps are recorded, which names are used, and what the supervisor said last.
+
+Pure: it sends nothing and waits for nothing. ``conductor.context`` asks it what to do next, once for
+handlers that wait and once for handlers that await.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterable, Iterator
+
+from conductor.declarations import Retry
+from conductor.errors import DuplicateStep, Fail, Released, RetryAfter
+from conductor_protocol.errors import UsageError
+from conductor_protocol.messages import RecordedStep, Word
+from conductor_protocol.recorder import MAX_STEP_NAME
+
+FRESH = 0.05
+"""Seconds for which a verdict holds while recorded steps are returned one after another."""
+
+
+class Replay:
+    """What one attempt knows. Threads of a handler may share it."""
+
+    def __init__(self, steps: Iterable[RecordedStep], recorded: int) -> None:
+        """
+        :param steps: the first page of recorded steps.
+        :param recorded: how many there are in all.
+        """
+        self._results = {step.name: step.result for step in steps}
+        self._elsewhere = recorded - len(self._results)
+        """Recorded steps that have not been loaded yet."""
+        self._names: set[str] = set()
+        self._word: Word = "go on"
+        self._heard = time.monotonic()
+        self._lock = threading.Lock()
+
+    # The supervisor's word
+
+    @property
+    def word(self) -> Word:
+        """The last word that was not "go on", or "go on"."""
+        return self._word
+
+    def check(self) -> None:
+        """Begin any call of the context.
+
+        :raises Released: if the supervisor has ever said so: whoever swallowed it hears it again.
+        """
+        if self._word != "go on":
+            raise Released(self._word)
+
+    def heed(self, word: Word) -> None:
+        """Take the answer to a question.
+
+        :raises Released: if it is anything but "go on".
+        """
+        self.note(word)
+        self.check()
+
+    def note(self, word: Word) -> None:
+        """Take a word that came with an acknowledgement: it is heeded at the next call."""
+        self._word = word
+        self._heard = time.monotonic()
+
+    def heard_lately(self) -> bool:
+        """Tell whether the last word is fresh enough to return a recorded step without asking."""
+        return time.monotonic() - self._heard < FRESH
+
+    # Steps
+
+    def begin_step(self, name: str) -> None:
+        """Begin a step of this name.
+
+        :raises Released: as :meth:`check`.
+        :raises UsageError: if this cannot be a step's name.
+        :raises DuplicateStep: if the name has been used in this attempt.
+        """
+        self.check()
+        if not isinstance(name, str) or not 1 <= len(name) <= MAX_STEP_NAME:
+            shown = f"{len(name)} characters" if isinstance(name, str) else repr(name)
+            raise UsageError(
+                f'ctx.step: expected a name of 1 to {MAX_STEP_NAME} characters first, such as "fetch-items", '
+                f"got {shown}"
+            )
+        with self._lock:
+            if name in self._names:
+                raise DuplicateStep(
+                    f'two steps of this attempt are named "{name}"; give each its own name, '
+                    f'such as f"{name}-{{number}}"'
+                )
+            self._names.add(name)
+
+    def needs_page(self, name: str) -> bool:
+        """Tell whether a step of this name may be recorded without our knowing."""
+        return self._elsewhere > 0 and name not in self._results
+
+    def take_page(self, name: str, steps: Iterable[RecordedStep]) -> None:
+        """Take a page of recorded steps that was fetched for the sake of this name."""
+        with self._lock:
+            for step in steps:
+                known = step.name in self._results or (step.name in self._names and step.name != name)
+                if not known:
+                    self._results[step.name] = step.result
+                    self._elsewhere -= 1
+
+    def take_result(self, name: str) -> bytes | None:
+        """Take out the recorded result of a step; None if it is not recorded."""
+        return self._results.pop(name, None)
+
+
+class Tries:
+    """How often a step is tried within one attempt, and how long it waits between two tries."""
+
+    def __init__(self, retry: Retry | None) -> None:
+        self._retry = retry
+        self._waits: Iterator[float] = iter(()) if retry is None else retry.waits_of_a_step()
+
+    def wait_after(self, error: Exception) -> float | None:
+        """Return the seconds to wait before the next try, or None if there is none."""
+        if isinstance(error, (Fail, RetryAfter)) or self._retry is None or not self._retry.covers(error):
+            return None
+        return next(self._waits, None)

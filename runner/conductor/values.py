@@ -1,0 +1,159 @@
+"""Results and payloads: Python values to JSON and back, typed where an annotation says so.
+
+A value always takes the way through JSON, also where a step's result is used in the attempt that made it.
+So a handler sees the same in its first run and when it is run again: without an annotation a tuple comes
+back as a list and a moment as text, with one they come back as they were.
+"""
+
+from __future__ import annotations
+
+import collections.abc
+import functools
+import inspect
+import sys
+import typing
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from conductor.errors import NotStorable, TooLarge
+from conductor_protocol.units import size_in_words
+
+Callee = Callable[..., object]
+
+
+class _Undecodable(Exception):
+    """An annotation names a type of which nobody knows how to make it from JSON."""
+
+
+# To JSON
+
+
+def encode(value: object, what: str) -> bytes:
+    """Return a value as JSON.
+
+    :param what: the value in words, such as ``the result of step "fetch"``.
+    :raises NotStorable: if it, or something in it, has no form in JSON.
+    """
+    try:
+        return _encoder.encode(value)
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise NotStorable(
+            f"{what}, of type {type(value).__qualname__}, cannot be stored as JSON: {error}. Use plain data: "
+            "numbers, text, lists, dicts, dates, dataclasses, msgspec Structs, pydantic models"
+        ) from error
+
+
+def check_size(encoded: bytes, limit: int, what: str) -> None:
+    """Refuse what is too large to be stored.
+
+    :param limit: bytes.
+    :raises TooLarge: if it is.
+    """
+    if len(encoded) > limit:
+        raise TooLarge(
+            f"{what} has {len(encoded):,} bytes as JSON; at most {limit:,} ({size_in_words(limit)}) are "
+            "allowed. Store it elsewhere, as a file or an object, and return a reference to it; "
+            "or raise max_result in conductor.toml"
+        )
+
+
+def _to_plain(value: object) -> object:
+    """Turn what msgspec does not know into what it knows."""
+    model = _pydantic_model()
+    if model is not None and isinstance(value, model):
+        return msgspec.Raw(value.model_dump_json(by_alias=True).encode())
+    raise NotImplementedError(f"{type(value).__module__}.{type(value).__qualname__} has no form in JSON")
+
+
+_encoder = msgspec.json.Encoder(enc_hook=_to_plain)
+
+
+# From JSON
+
+
+def decode(json: bytes, annotation: object = Any) -> Any:
+    """Return the value that JSON describes, as the annotation says.
+
+    An annotation that cannot be made from JSON at all is treated as if there were none.
+
+    :raises msgspec.ValidationError: if the JSON does not fit; the message has the path to the field.
+    """
+    if annotation is Any:
+        return _plain.decode(json)
+    decoder = _decoder_for(annotation)
+    try:
+        return decoder.decode(json)
+    except _Undecodable:
+        return _plain.decode(json)
+
+
+def _decoder_for(annotation: object) -> msgspec.json.Decoder[Any]:
+    try:
+        return _cached_decoder(annotation)
+    except TypeError:  # not hashable, or not a type that msgspec can read
+        return _plain
+
+
+@functools.lru_cache(maxsize=512)
+def _cached_decoder(annotation: object) -> msgspec.json.Decoder[Any]:
+    return msgspec.json.Decoder(typing.cast("type[Any]", annotation), dec_hook=_from_plain)
+
+
+def _from_plain(kind: Any, value: object) -> Any:
+    """Make what msgspec does not know from what it has read."""
+    model = _pydantic_model()
+    if model is not None and _is_subclass(kind, model):
+        # As JSON, because pydantic is then as lenient as with a request's body: text becomes a date.
+        return kind.model_validate_json(_encoder.encode(value))
+    raise _Undecodable(kind)
+
+
+_plain: msgspec.json.Decoder[Any] = msgspec.json.Decoder(dec_hook=_from_plain)
+
+
+def _is_subclass(kind: object, base: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, base)
+
+
+def _pydantic_model() -> Any | None:
+    """Return pydantic's base class if the user's code has imported pydantic: no value needs it otherwise."""
+    pydantic = sys.modules.get("pydantic")
+    return None if pydantic is None else pydantic.BaseModel
+
+
+# What annotations say
+
+
+def result_annotation(function: Callee) -> object:
+    """Return what a function says that it returns, or ``Any``.
+
+    Looks through ``functools.partial``, ``functools.wraps``, methods and coroutines; a class returns itself.
+    """
+    while isinstance(function, functools.partial):
+        function = function.func
+    if isinstance(function, type):
+        return function
+    found = _hints(function).get("return", Any)
+    if typing.get_origin(found) in (collections.abc.Coroutine, collections.abc.Awaitable):
+        found = typing.get_args(found)[-1]
+    return Any if found in (typing.NoReturn, typing.Never) else found
+
+
+def first_parameter_annotation(function: Callee) -> object:
+    """Return how a function annotates its first parameter, or ``Any``."""
+    parameters = list(inspect.signature(function).parameters)
+    return _hints(function).get(parameters[0], Any) if parameters else Any
+
+
+def _hints(function: Callee) -> dict[str, Any]:
+    function = inspect.unwrap(function)
+    if not hasattr(function, "__annotations__"):
+        function = getattr(type(function), "__call__", function)  # noqa: B004  # an object with __call__
+    if not getattr(function, "__annotations__", None):
+        return {}
+    try:
+        return typing.get_type_hints(function, include_extras=True)
+    except Exception:  # noqa: BLE001  # evaluates the user's text: a name only type checkers see, a typo
+        return {}
