@@ -1,0 +1,236 @@
+"""What the supervisor does with each message of a runner: one short method a message.
+
+Asks are answered at once from memory, also while the database is busy. Whatever must be durable goes to the
+journal, and its reply follows the commit. Owned by the loop thread.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import TypeVar, cast
+
+from msgspec import Struct
+
+from conductor_protocol import messages as m
+from conductor_protocol.codec import pack_json, unpack_operation
+from conductor_protocol.errors import ProtocolError
+from conductor_protocol.operations import Answer, CancelExecution, Operation, ProgressView, Refused
+from conductor_protocol.units import MICROSECONDS
+from conductor_supervisor import endings
+from conductor_supervisor.intake import Intake
+from conductor_supervisor.roster import Held, Runner
+from conductor_supervisor.rules.verdict import verdict
+from conductor_supervisor.settings import Settings
+from conductor_supervisor.store.perform import is_write
+from conductor_supervisor.store.steps import NewStep
+from conductor_supervisor.work import Work
+from conductor_supervisor.writes import LoadPage, Perform, RecordStep
+
+log = logging.getLogger(__name__)
+
+M = TypeVar("M", bound=m.FromRunner)
+
+
+class Dispatcher:
+    """Acts on runners' messages."""
+
+    def __init__(
+        self, work: Work, intake: Intake, settings: Settings, joined: Callable[[Runner], None]
+    ) -> None:
+        """``joined`` hears of a runner that has said hello on both channels."""
+        self._work = work
+        self._intake = intake
+        self._settings = settings
+        self._joined = joined
+        self._methods: dict[type[Struct], Callable[[Runner, m.FromRunner], None]] = {}
+        self._on(m.Hello, self._hello)
+        self._on(m.Ask, self._ask)
+        self._on(m.StepDone, self._step_done)
+        self._on(m.LoadSteps, self._load_steps)
+        self._on(m.Operate, self._operate)
+        self._on(m.Flush, self._flush)
+        self._on(m.Finished, self.finished)
+        self._on(m.Failed, self.failed)
+        self._on(m.Released, self.released)
+        self._on(m.Progress, self._progress)
+        self._on(m.Heartbeat, self._heartbeat)
+        self._on(m.Returned, self._returned)
+        self._on(m.Goodbye, self._goodbye)
+
+    def _on(self, kind: type[M], method: Callable[[Runner, M], None]) -> None:
+        self._methods[kind] = cast(Callable[[Runner, m.FromRunner], None], method)
+
+    def receive(self, number: int, channel: m.Channel, message: m.FromRunner) -> None:
+        """Act on one message; one of a runner that is gone changes nothing."""
+        runner = self._work.roster.runners.get(number)
+        if runner is None:
+            return
+        runner.heard = time.monotonic()
+        if isinstance(message, m.Hello):
+            runner.channels.add(channel)
+        self._methods[type(message)](runner, message)
+
+    def report(self, runner: Runner, report: m.Report) -> None:
+        """Act on a report that a dead runner left in its outbox."""
+        self._methods[type(report)](runner, report)
+
+    def _reply(self, runner: Runner, message: m.DataToRunner) -> None:
+        self._work.router.send(runner.number, "data", message)
+
+    def _word(self, runner: Runner, execution: str, claim: int) -> m.Word:
+        """Return the verdict on an execution that asks now."""
+        held = runner.held.get(execution)
+        if held is None or held.claim != claim:
+            return "abandon"
+        return verdict(
+            ours=True,
+            cancelled=held.cancelled is not None,
+            shutting_down=self._work.draining,
+            window_open=held.task.windows.is_open(self._work.clock.now()),
+        )
+
+    # Both channels
+
+    def _hello(self, runner: Runner, hello: m.Hello) -> None:
+        welcome = m.Welcome(self._settings.heartbeat, self._settings.max_result)
+        self._work.router.send(runner.number, hello.channel, welcome)
+        if runner.channels == {"data", "control"}:
+            self._joined(runner)
+
+    # Requests
+
+    def _ask(self, runner: Runner, ask: m.Ask) -> None:
+        word = self._word(runner, ask.execution, ask.claim)
+        self._reply(runner, m.Verdict(ask.seq, word))
+        if word == "go on" and ask.step is not None:
+            held = runner.held[ask.execution]
+            held.step = ask.step
+            held.step_deadline = None if ask.timeout is None else time.monotonic() + ask.timeout
+
+    def _step_done(self, runner: Runner, done: m.StepDone) -> None:
+        held = runner.held.get(done.execution)
+        if held is None or held.claim != done.claim:
+            self._reply(runner, m.StepAck(done.seq, "abandon"))
+            return
+        held.step = held.step_deadline = None
+        ended = self._work.clock.now()
+        step = NewStep(
+            execution=done.execution,
+            claim=done.claim,
+            name=done.name,
+            result=done.result,
+            started=ended - int(done.seconds * MICROSECONDS),
+            ended=ended,
+            attempt=done.attempt,
+        )
+        self._work.journal.submit(
+            RecordStep(
+                step,
+                partial(self._step_recorded, runner, done),
+                lambda message: self._reply(runner, m.StepRefused(done.seq, message)),
+            )
+        )
+
+    def _step_recorded(self, runner: Runner, done: m.StepDone, late: bool) -> None:
+        word = "abandon" if late else self._word(runner, done.execution, done.claim)
+        self._reply(runner, m.StepAck(done.seq, word))
+
+    def _load_steps(self, runner: Runner, load: m.LoadSteps) -> None:
+        def reply(steps: list[m.RecordedStep]) -> None:
+            word = self._word(runner, load.execution, load.claim)
+            self._reply(runner, m.StepPage(load.seq, steps, word))
+
+        def refuse(message: str) -> None:
+            # Without its recorded steps the attempt must not go on: it could repeat what has been done.
+            log.error("execution %s: its steps could not be read: %s", load.execution, message)
+            held = self._work.take_back(runner, load.execution, load.claim)
+            if held is not None:
+                self._work.end(held, endings.released(held, "steps", self._work.clock.now()))
+            self._reply(runner, m.StepPage(load.seq, [], "abandon"))
+
+        self._work.journal.submit(LoadPage(load.execution, load.name, reply, refuse))
+
+    def _operate(self, runner: Runner, operate: m.Operate) -> None:
+        def answer(answer: Answer) -> None:
+            self._reply(runner, m.Answered(operate.seq, pack_json(answer)))
+
+        try:
+            operation = unpack_operation(operate.operation)
+        except ProtocolError as error:
+            answer(Refused(str(error)))
+            return
+
+        def performed(result: Answer) -> None:
+            self._performed(operation)
+            answer(result)
+
+        self._work.journal.submit(Perform(operation, performed, lambda message: answer(Refused(message))))
+
+    def _performed(self, operation: Operation) -> None:
+        """Notice what an operation made through us has changed, as a look would after somebody else's."""
+        if isinstance(operation, CancelExecution) or is_write(operation):
+            self._intake.look()
+
+    def _flush(self, runner: Runner, flush: m.Flush) -> None:
+        self._reply(runner, m.Flushed(flush.seq))
+
+    # Reports
+
+    def finished(self, runner: Runner, report: m.Finished) -> None:
+        """The handler returned."""
+        held = self._taken_back(runner, report)
+        if held is not None:
+            held.task.took(report.seconds)
+            self._work.end(held, endings.completed(held, report, self._work.clock.now()))
+
+    def failed(self, runner: Runner, report: m.Failed) -> None:
+        """The handler raised."""
+        held = self._taken_back(runner, report)
+        if held is not None:
+            held.task.took(report.seconds)
+            self._work.end(held, endings.failed(held, report, self._work.clock.now()))
+
+    def released(self, runner: Runner, report: m.Released) -> None:
+        """The handler unwound because it was told to."""
+        held = self._taken_back(runner, report)
+        if held is None:
+            return
+        now = self._work.clock.now()
+        if report.word == "cancelled":
+            held.cancelled = held.cancelled or ""
+            self._work.end(held, endings.cancelled(held, now))
+        else:
+            self._work.end(held, endings.released(held, report.word, now))
+
+    def _taken_back(self, runner: Runner, report: m.Report) -> Held | None:
+        held = self._work.take_back(runner, report.execution, report.claim)
+        if held is None:
+            log.warning(
+                "runner %d reported on %s, which is not in its hands", runner.slot.number, report.execution
+            )
+        return held
+
+    def _progress(self, runner: Runner, progress: m.Progress) -> None:
+        held = runner.held.get(progress.execution)
+        if held is not None and held.claim == progress.claim:
+            held.progress = ProgressView(done=progress.done, total=progress.total, message=progress.message)
+            held.progress_kept = False
+
+    # Control
+
+    def _heartbeat(self, runner: Runner, heartbeat: m.Heartbeat) -> None:
+        """Being heard is all that it is for: ``receive`` has noted it."""
+
+    def _returned(self, runner: Runner, returned: m.Returned) -> None:
+        runner.recalled = False
+        for execution, claim in returned.executions:
+            held = self._work.take_back(runner, execution, claim)
+            if held is not None:
+                self._work.give_back(held)
+        self._work.place()
+
+    def _goodbye(self, runner: Runner, _goodbye: m.Goodbye) -> None:
+        runner.phase = "stopping"

@@ -1,0 +1,246 @@
+"""What comes to us: looks at the database, claims, cron firings. Owned by the loop thread.
+
+At most one claim a pool and one look are under way at a time; what they find calls for the next.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+from functools import partial
+
+from conductor_protocol.manifest import CatchUp
+from conductor_protocol.units import MICROSECONDS, Instant
+from conductor_supervisor.journal import Journal
+from conductor_supervisor.roster import Held, Task
+from conductor_supervisor.rules import admission
+from conductor_supervisor.rules.cron import Cron
+from conductor_supervisor.store.executions import Ending, Wanted
+from conductor_supervisor.store.schedules import Firing
+from conductor_supervisor.store.tasks import Kind
+from conductor_supervisor.work import Work
+from conductor_supervisor.writes import Claim, Fire, Look, Seen, Sweep, Taken
+
+SWEEP_INTERVAL = 60.0
+"""Seconds between removals of expired executions; at once again while there is more to remove."""
+
+PUNCTUAL: Instant = 60 * MICROSECONDS
+"""How late a firing may be noticed and still count as on time: the loop may have been busy."""
+
+MOST_AT_ONCE = 120
+"""Firings of one schedule that can lie within that time: one a second, the second that repeats included."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Schedule:
+    """One cron schedule of a task and its next firing."""
+
+    task: str
+    name: str
+    payload: bytes
+    cron: Cron
+    catch_up: CatchUp
+    next_at: Instant
+
+    def due(self, now: Instant) -> list[Instant]:
+        """Return the firings that are due; after a long sleep, those that are made up for."""
+        if now - self.next_at > PUNCTUAL:
+            return self.cron.catch_up(self.catch_up, self.next_at - 1, now)
+        return self.cron.firings(self.next_at - 1, now, MOST_AT_ONCE)
+
+    def firing(self, at: Instant) -> Firing:
+        """Return the firing of that moment."""
+        return Firing(task=self.task, schedule=self.name, at=at, payload=self.payload)
+
+
+class Intake:
+    """Looks, claims, fires and sweeps."""
+
+    def __init__(self, work: Work, journal: Journal, me: str, schedules: list[Schedule]) -> None:
+        self._work = work
+        self._journal = journal
+        self._me = me
+        self._schedules = schedules
+        self._pools: dict[str, list[Task]] = {}
+        for task in work.tasks.values():
+            self._pools.setdefault(task.pool, []).append(task)
+        self._dry: set[str] = set()
+        """Pools whose tasks had nothing more to claim."""
+        self._claiming: set[str] = set()
+        self._looking = False
+        self._look_wanted = True
+        self._next_due: Instant | None = None
+        self._open: dict[str, bool] = {}
+        self._sweep_at = time.monotonic()
+        self.paused: set[tuple[Kind, str]] = set()
+
+    # What makes us look and claim again
+
+    def stir(self, pool: str | None = None) -> None:
+        """There may be work again: in one pool, or in any."""
+        if pool is None:
+            self._dry.clear()
+        else:
+            self._dry.discard(pool)
+
+    def look(self) -> None:
+        """Somebody has changed the database: see what is new."""
+        self._look_wanted = True
+
+    def ended(self, held: Held, ending: Ending) -> None:
+        """An ending is committed: a place under a limit may be free, or the execution may be due again."""
+        if ending.state == "ready" or held.task.spec.concurrency is not None:
+            self.stir(held.task.pool)
+        elif ending.due is not None and (self._next_due is None or ending.due < self._next_due):
+            self._next_due = ending.due
+
+    def exhausted(self) -> bool:
+        """Tell whether a look and a claim after it have found nothing to do at this moment."""
+        return (
+            not (self._look_wanted or self._looking or self._claiming or self._pools.keys() - self._dry)
+            and self._work.roster.empty_handed()
+        )
+
+    # One turn of the loop
+
+    def tick(self) -> None:
+        """Do what time brings: fire, notice what has come due and which windows have opened, sweep."""
+        now = self._work.clock.now()
+        self._fire(now)
+        if self._next_due is not None and self._next_due <= now:
+            self._look_wanted = True
+        self._notice_openings(now)
+        if time.monotonic() >= self._sweep_at:
+            self._sweep()
+
+    def turn(self) -> None:
+        """Place what waits for a runner, look if there is something to see, claim where there is room."""
+        self._work.place()
+        if self._look_wanted and not self._looking:
+            self._look()
+        for pool in self._pools.keys() - self._dry - self._claiming:
+            self._claim(pool, self._work.clock.now())
+
+    def seconds_to_next(self, now: Instant) -> float | None:
+        """Return in how many seconds something becomes due by itself, or None."""
+        moments = [s.next_at for s in self._schedules]
+        if self._next_due is not None:
+            moments.append(self._next_due)
+        for task in self._work.tasks.values():
+            change = task.windows.next_change(now)
+            if change is not None:
+                moments.append(change)
+        return max(0, min(moments) - now) / MICROSECONDS if moments else None
+
+    # Looking
+
+    def _look(self) -> None:
+        self._look_wanted = False
+        self._looking = True
+        self._journal.submit(Look(self._me, self._seen, self._look_refused))
+
+    def _seen(self, seen: Seen) -> None:
+        self._looking = False
+        self._next_due = seen.next_due
+        self.paused = seen.paused
+        self.stir()
+        for execution, claim, reason in seen.cancels:
+            self._work.cancel(execution, claim, reason)
+
+    def _look_refused(self, message: str) -> None:
+        self._looking = False
+        log.error("a look at the database failed: %s", message)
+
+    def _notice_openings(self, now: Instant) -> None:
+        """A window that has opened makes its pool worth a claim, and what slept for it due."""
+        for task in self._work.tasks.values():
+            is_open = task.windows.is_open(now)
+            if is_open and self._open.get(task.spec.name) is False:
+                self.stir(task.pool)
+            self._open[task.spec.name] = is_open
+
+    # Claiming
+
+    def _claim(self, pool: str, now: Instant) -> None:
+        if self._work.draining or any(h.task.pool == pool for h in self._work.roster.waiting):
+            return
+        runners = self._work.roster.ready(pool)
+        rooms = [left for runner in runners if (left := admission.room(runner.load))]
+        if not rooms:
+            return
+        wanted = [
+            Wanted(task.spec.name, admission.places(rooms, task.seconds), task.spec.concurrency)
+            for task in self._pools[pool]
+            if self._may_start(task, now)
+        ]
+        wanted = [w for w in wanted if w.at_most]
+        if not wanted:
+            self._dry.add(pool)
+            return
+        count = max(w.at_most for w in wanted)
+        self._claiming.add(pool)
+        self._journal.submit(
+            Claim(
+                wanted,
+                count,
+                self._me,
+                partial(self._claimed, pool),
+                partial(self._claim_refused, pool),
+            )
+        )
+        self._dry.add(pool)  # until the claim, or anything that stirs the pool meanwhile, says otherwise
+
+    def _may_start(self, task: Task, now: Instant) -> bool:
+        return (
+            ("task", task.spec.name) not in self.paused
+            and ("queue", task.spec.queue) not in self.paused
+            and task.windows.is_open(now)
+        )
+
+    def _claimed(self, pool: str, taken: list[Taken]) -> None:
+        self._claiming.discard(pool)
+        if taken:
+            self.stir(pool)
+        self._work.take(taken)
+
+    def _claim_refused(self, pool: str, message: str) -> None:
+        self._claiming.discard(pool)
+        self._look_wanted = True
+        log.error("a claim failed: %s", message)
+
+    # Cron
+
+    def _fire(self, now: Instant) -> None:
+        if self._work.draining:
+            return
+        firings: list[Firing] = []
+        for schedule in self._schedules:
+            if schedule.next_at <= now:
+                firings += map(schedule.firing, schedule.due(now))
+                schedule.next_at = schedule.cron.next_firing(now)
+        if firings:
+            self._journal.submit(Fire(firings, self._fired, self._fire_refused))
+
+    def _fired(self, created: int) -> None:
+        if created:
+            self.stir()
+
+    def _fire_refused(self, message: str) -> None:
+        log.error("cron firings could not be stored: %s", message)
+
+    # Retention
+
+    def _sweep(self) -> None:
+        self._sweep_at = time.monotonic() + SWEEP_INTERVAL
+        self._journal.submit(Sweep(self._swept, self._sweep_refused))
+
+    def _swept(self, removed: int) -> None:
+        if removed:
+            log.info("removed %d expired executions", removed)
+            self._sweep_at = time.monotonic()
+
+    def _sweep_refused(self, message: str) -> None:
+        log.error("expired executions could not be removed: %s", message)

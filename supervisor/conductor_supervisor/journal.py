@@ -1,0 +1,195 @@
+"""Group commit: the thread that owns the database's writer connection.
+
+The loop hands over writes; the store thread takes all that have gathered as one group, applies them in one
+transaction, commits, and gives back what is to be done, which the loop then does. What arrives meanwhile
+forms the next group, so groups grow with the load and no timer is needed.
+
+Who owns what: the store thread alone uses the connection; the loop thread alone calls :meth:`Journal.submit`
+and :meth:`Journal.effects`. Between them stand a queue, a deque and a pipe that wakes the loop.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from queue import Empty, SimpleQueue
+
+from conductor_supervisor.clock import Clock
+from conductor_supervisor.errors import StoreError
+from conductor_supervisor.store.database import Database, is_transient
+from conductor_supervisor.writes import Effect, Write, apply
+
+LOOK_INTERVAL = 0.2
+"""Seconds between looks whether another process has changed the database, where nobody poked us."""
+
+REPEAT_DELAYS = (0.05, 0.1, 0.25, 0.5, 1.0)
+"""Seconds before a group is tried again while the database is away; the last one repeats."""
+
+log = logging.getLogger(__name__)
+
+
+class Journal:
+    """Commits writes in groups and hands back their effects."""
+
+    def __init__(self, database: Database, clock: Clock, changed: Effect) -> None:
+        """``changed`` is an effect too: somebody else has committed to the database."""
+        self._database = database
+        self._clock = clock
+        self._changed = changed
+        self._writes: SimpleQueue[list[Write] | None] = SimpleQueue()
+        self._gathered: list[Write] = []
+        self._effects: deque[Effect] = deque()
+        self._wake_read, self._wake_write = os.pipe()
+        os.set_blocking(self._wake_read, False)
+        os.set_blocking(self._wake_write, False)
+        self._given_up = threading.Event()
+        self._failure: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="store", daemon=True)
+        self.pending = 0
+        """Writes handed over whose effects have not come back."""
+
+    def start(self) -> None:
+        """Start the store thread."""
+        self._thread.start()
+
+    def fileno(self) -> int:
+        """Return a descriptor that is readable when effects wait."""
+        return self._wake_read
+
+    def submit(self, write: Write) -> None:
+        """Take a write into the group that :meth:`hand_over` will give to the store thread."""
+        self._gathered.append(write)
+
+    def hand_over(self) -> None:
+        """Give what has been gathered to the store thread."""
+        if self._gathered:
+            self.pending += len(self._gathered)
+            self._writes.put(self._gathered)
+            self._gathered = []
+
+    def effects(self) -> list[Effect]:
+        """Return what committed groups want done, in the order of their commits.
+
+        :raises StoreError: if the store thread has ended because the database cannot be used.
+        """
+        with suppress(BlockingIOError):
+            os.read(self._wake_read, 4096)
+        effects = []
+        while self._effects:
+            effects.append(self._effects.popleft())
+        if self._failure is not None:
+            raise StoreError(f"the database cannot be used: {_first_line(self._failure)}") from self._failure
+        return effects
+
+    def idle(self) -> bool:
+        """Tell whether everything handed over is committed and its effects are done."""
+        return self.pending == 0 and not self._gathered
+
+    def close(self, timeout: float) -> bool:
+        """End the store thread after the groups it has; False if the database did not take them in time.
+
+        They are given up then: none of them was acknowledged to anybody.
+        """
+        self.hand_over()
+        self._writes.put(None)
+        self._thread.join(timeout)
+        self._given_up.set()
+        self._thread.join(timeout)
+        os.close(self._wake_read)
+        os.close(self._wake_write)
+        return self._failure is None and not self._thread.is_alive()
+
+    # Below: the store thread.
+
+    def _run(self) -> None:
+        try:
+            while (group := self._next_group()) is not None:
+                if group:
+                    self._give_back(self._commit(group))
+                if self._database.changed_elsewhere():
+                    self._give_back([self._changed])
+        except BaseException as failure:  # noqa: BLE001 - whatever it is, the loop must hear of it and stop
+            self._failure = failure
+            self._wake()
+
+    def _next_group(self) -> list[Write] | None:
+        """Return all writes that wait, an empty group if none came for a while, None at the end."""
+        try:
+            group = self._writes.get(timeout=LOOK_INTERVAL)
+        except Empty:
+            return []
+        if group is None:
+            return None
+        while not self._writes.empty():
+            more = self._writes.get()
+            if more is None:
+                self._writes.put(None)
+                break
+            group += more
+        return group
+
+    def _commit(self, group: list[Write]) -> list[Effect]:
+        """Commit a group, however long the database is away; return its effects."""
+        make: Callable[[list[Write]], list[Effect]] = self._make_together
+        failures = 0
+        while True:
+            try:
+                effects = make(group)
+                break
+            except Exception as error:
+                if is_transient(error):
+                    if failures == 0:
+                        log.warning(
+                            "the database is away, %d writes wait: %s", len(group), _first_line(error)
+                        )
+                    delay = REPEAT_DELAYS[min(failures, len(REPEAT_DELAYS) - 1)]
+                    failures += 1
+                    if self._given_up.wait(delay):
+                        raise
+                elif make == self._make_together:
+                    log.debug("a group of %d writes failed; trying each alone", len(group), exc_info=True)
+                    make = self._make_each
+                else:
+                    raise
+        if failures:
+            log.warning("the database is back after %d tries", failures + 1)
+        return [*effects, partial(self._settle, len(group))]
+
+    def _make_together(self, group: list[Write]) -> list[Effect]:
+        with self._database.writing() as connection:
+            return apply(connection, group, self._clock.now())
+
+    def _make_each(self, group: list[Write]) -> list[Effect]:
+        """Make the writes of a group of which some is bad: each under a savepoint of its own."""
+        effects: list[Effect] = []
+        with self._database.writing() as connection:
+            for write in group:
+                try:
+                    with connection.begin_nested():
+                        effects += apply(connection, [write], self._clock.now())
+                except Exception as error:
+                    if is_transient(error):
+                        raise
+                    log.exception("a write of kind %s was refused", type(write).__name__)
+                    effects.append(partial(write.refused, _first_line(error)))
+        return effects
+
+    def _settle(self, count: int) -> None:
+        self.pending -= count
+
+    def _give_back(self, effects: list[Effect]) -> None:
+        self._effects.extend(effects)
+        self._wake()
+
+    def _wake(self) -> None:
+        with suppress(BlockingIOError):  # the pipe is full of wake-ups: the loop will wake
+            os.write(self._wake_write, b"!")
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,1 @@
+"""Child processes: how they are started, listened to, stopped and reaped."""

@@ -1,0 +1,183 @@
+"""Who holds what, in memory: the runners and the executions in their hands.
+
+The database knows that an execution is running; only the roster knows where. Owned by the loop thread.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+from conductor_protocol.manifest import TaskSpec
+from conductor_protocol.operations import AttemptOutcome, ProgressView
+from conductor_protocol.units import Instant
+from conductor_supervisor.processes.spawn import Child
+from conductor_supervisor.rules.windows import Windows
+from conductor_supervisor.writes import Taken
+
+RunnerPhase: TypeAlias = Literal["starting", "ready", "stopping"]
+
+
+class Task:
+    """One task as it is run: its settings, its windows, and what is known of its runs."""
+
+    __slots__ = ("pool", "seconds", "spec", "windows")
+
+    def __init__(self, spec: TaskSpec, windows: Windows, pool: str) -> None:
+        self.spec = spec
+        self.windows = windows
+        self.pool = pool
+        self.seconds: float | None = None
+        """How long its runs take of late; None until the first has ended."""
+
+    def took(self, seconds: float) -> None:
+        """Learn from a run: at once when it was long, slowly when it was short."""
+        if self.seconds is None or seconds > self.seconds:
+            self.seconds = seconds
+        else:
+            self.seconds += 0.2 * (seconds - self.seconds)
+
+
+@dataclass(slots=True)
+class StopOrder:
+    """Why the supervisor stops a runner, and what becomes of the execution that it stops for."""
+
+    held: Held
+    outcome: AttemptOutcome
+    """``crashed`` charges the attempt; ``cancelled`` and ``stopped`` do not."""
+    cause: str
+    """In words, as in ``was stopped: over its timeout of 10m``."""
+    reason: str | None = None
+
+
+@dataclass(slots=True)
+class Held:
+    """An execution in our hands: claimed, and not ended as far as we know."""
+
+    taken: Taken
+    task: Task
+    attempt: int
+    """The number of this attempt, from 1."""
+    claimed: Instant
+    began: float | None = None
+    """Monotonic moment from which its time counts: when it came to be the first in its runner's hands."""
+    cancelled: str | None = None
+    """The reason, once a cancellation is wanted; may be empty."""
+    cancel_pushed: float | None = None
+    window_pushed: bool = False
+    step: str | None = None
+    step_deadline: float | None = None
+    progress: ProgressView | None = None
+    progress_kept: bool = True
+
+    @property
+    def id(self) -> str:
+        """The execution's id."""
+        return self.taken.claimed.id
+
+    @property
+    def claim(self) -> int:
+        """The number of our claim on it."""
+        return self.taken.claimed.claim
+
+
+@dataclass(slots=True)
+class Runner:
+    """One runner process and what is in its hands, in the order in which it runs them."""
+
+    number: int
+    """Unique for the life of the supervisor."""
+    slot: Slot
+    child: Child
+    heard: float
+    """When it was last heard, monotonic; at first, when it was started."""
+    phase: RunnerPhase = "starting"
+    channels: set[str] = field(default_factory=set)
+    held: dict[str, Held] = field(default_factory=dict)
+    load: float = 0.0
+    """Expected seconds of work in hand."""
+    recalled: bool = False
+    """A recall is under way."""
+    stop_order: StopOrder | None = None
+    stop_said: bool = False
+    term_sent: float | None = None
+    kill_sent: bool = False
+
+    def first(self) -> Held | None:
+        """Return the execution that it runs, as far as we know."""
+        return next(iter(self.held.values()), None)
+
+    def hand(self, held: Held, expected: float) -> None:
+        """Note that an execution is handed to it."""
+        if not self.held:
+            held.began = time.monotonic()
+        self.held[held.id] = held
+        self.load += expected
+
+    def take_back(self, execution: str, expected: float) -> Held | None:
+        """Note that an execution is no longer in its hands; time begins to count for the next."""
+        held = self.held.pop(execution, None)
+        if held is None:
+            return None
+        self.load = max(0.0, self.load - expected) if self.held else 0.0
+        following = self.first()
+        if following is not None and following.began is None:
+            following.began = time.monotonic()
+        if following is None or len(self.held) == 1:
+            self.recalled = False
+        return held
+
+
+@dataclass(slots=True)
+class Slot:
+    """A place for one runner: when its process ends, another takes the place."""
+
+    number: int
+    pool: str
+    runner: Runner | None = None
+    restarts: int = 0
+    failures: int = 0
+    """Deaths in a row before the runner was ready."""
+    not_before: float = 0.0
+    """Monotonic moment before which no new runner is started here."""
+    note: str = ""
+
+
+class Roster:
+    """All slots, runners and executions in our hands."""
+
+    def __init__(self, pools: dict[str, int]) -> None:
+        """``pools`` says how many runners each pool has."""
+        self.slots = [
+            Slot(number, pool)
+            for number, pool in enumerate((pool for pool, count in pools.items() for _ in range(count)), 1)
+        ]
+        self.runners: dict[int, Runner] = {}
+        self.waiting: list[Held] = []
+        """Claimed, but in no runner's hands: given back by one, or left over."""
+        self._next_number = 1
+
+    def new_number(self) -> int:
+        """Return a number that no runner has had."""
+        number = self._next_number
+        self._next_number += 1
+        return number
+
+    def ready(self, pool: str) -> list[Runner]:
+        """Return the runners of a pool that take work."""
+        return [r for r in self.runners.values() if r.phase == "ready" and r.slot.pool == pool]
+
+    def find(self, execution: str) -> tuple[Runner | None, Held] | None:
+        """Return an execution in our hands, and its runner if it has one."""
+        for runner in self.runners.values():
+            if execution in runner.held:
+                return runner, runner.held[execution]
+        for held in self.waiting:
+            if held.id == execution:
+                return None, held
+        return None
+
+    def empty_handed(self) -> bool:
+        """Tell whether no execution is in our hands."""
+        return not self.waiting and not any(r.held for r in self.runners.values())

@@ -1,0 +1,329 @@
+"""The runners' lives: started, watched, stopped, reaped, replaced. Owned by the loop thread.
+
+Every way in which a runner ends comes through :meth:`Staff.reap`: there the blame is found, what the dead
+runner still reported is acted on, and what it had not begun goes to others.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import psutil
+
+from conductor_protocol.messages import Report, Stop
+from conductor_protocol.operations import AttemptOutcome, CrashReport
+from conductor_protocol.units import MICROSECONDS, in_words
+from conductor_supervisor import endings
+from conductor_supervisor.control import RunnerStatus
+from conductor_supervisor.processes.output import Output, split_stacks
+from conductor_supervisor.processes.spawn import Child, Exit
+from conductor_supervisor.roster import Held, Runner, Slot, StopOrder
+from conductor_supervisor.router import Router
+from conductor_supervisor.rules import admission
+from conductor_supervisor.rules.blame import Blame, Kill, blame, exit_in_words, sentence, signal_name
+from conductor_supervisor.settings import Settings
+from conductor_supervisor.work import Work
+
+BIRTH_TIMEOUT = 60.0
+"""Seconds that a runner may take from its start to its first message."""
+
+RESTART_DELAYS = (0.0, 0.5, 1.0, 2.0, 5.0, 15.0, 30.0)
+"""Seconds before a runner is started again in a slot whose last ones died before they were ready."""
+
+log = logging.getLogger(__name__)
+output_log = logging.getLogger("conductor.output")
+
+
+class Staff:
+    """Keeps every slot filled with a runner that is well."""
+
+    def __init__(
+        self,
+        work: Work,
+        router: Router,
+        settings: Settings,
+        *,
+        app: str,
+        paths: Sequence[str],
+        folder: Path,
+        reported: Callable[[Runner, Report], None],
+    ) -> None:
+        """``reported`` acts on a report that a dead runner left in its outbox."""
+        self._work = work
+        self._roster = work.roster
+        self._router = router
+        self._settings = settings
+        self._app = app
+        self._paths = paths
+        self._folder = folder
+        self._reported = reported
+        self.outputs: dict[int, Output] = {}
+        """By descriptor: the open ends of all that runners print to."""
+
+    # Starting
+
+    def fill(self) -> None:
+        """Start a runner in every empty slot whose time has come."""
+        now = time.monotonic()
+        for slot in self._roster.slots:
+            if slot.runner is None and slot.not_before <= now:
+                self._start(slot)
+
+    def _start(self, slot: Slot) -> None:
+        number = self._roster.new_number()
+        try:
+            child = Child(
+                number,
+                app=self._app,
+                paths=self._paths,
+                endpoint=self._router.endpoint,
+                folder=self._folder,
+                pass_on=lambda stream, line: output_log.info("runner %d %s| %s", slot.number, stream, line),
+            )
+        except OSError as error:
+            self._start_later(slot, f"cannot be started: {error}")
+            return
+        self._router.expect(number, child.secret)
+        self.outputs |= {output.fileno(): output for output in (child.stdout, child.stderr)}
+        slot.runner = self._roster.runners[number] = Runner(number, slot, child, time.monotonic())
+
+    def _start_later(self, slot: Slot, note: str) -> None:
+        delay = RESTART_DELAYS[min(slot.failures, len(RESTART_DELAYS) - 1)]
+        slot.failures += 1
+        slot.not_before = time.monotonic() + delay
+        slot.note = note
+        log.warning("runner %d %s; next try in %s", slot.number, note, in_words(delay))
+
+    def joined(self, runner: Runner) -> None:
+        """Let a runner that has said hello on both channels take work."""
+        runner.phase = "ready"
+        runner.slot.failures = 0
+        runner.slot.note = ""
+        log.debug("runner %d is ready (process %d)", runner.slot.number, runner.child.pid)
+
+    # Watching
+
+    def read_output(self, descriptor: int) -> None:
+        """Take what a runner has printed."""
+        output = self.outputs[descriptor]
+        output.read()
+        if output.closed:
+            del self.outputs[descriptor]
+
+    def watch(self) -> None:
+        """Enforce every limit on time, and go on with stops under way."""
+        now = time.monotonic()
+        for runner in self._roster.runners.values():
+            self._climb(runner, now)
+            first = runner.first()
+            if runner.phase == "starting" and now - runner.heard > BIRTH_TIMEOUT:
+                self._kill(runner)
+            elif first is not None and runner.stop_order is None:
+                order = self._order_for(runner, first, now)
+                if order is not None:
+                    self.stop(runner, order)
+                elif len(runner.held) > 1 and now - (first.began or now) > admission.RECALL_AFTER:
+                    self._work.recall(runner)
+
+    def _order_for(self, runner: Runner, held: Held, now: float) -> StopOrder | None:
+        """Return why a runner must be stopped for the execution that it runs, if it must."""
+        timeout = held.task.spec.timeout
+        if timeout is not None and held.began is not None and now - held.began > timeout:
+            return StopOrder(held, "crashed", f"over its timeout of {in_words(timeout)}")
+        if held.step_deadline is not None and now > held.step_deadline:
+            return StopOrder(held, "crashed", f'step "{held.step}" took longer than its timeout')
+        grace = self._settings.cancel_grace
+        if held.cancel_pushed is not None and now - held.cancel_pushed > grace:
+            cause = f"it was cancelled and had not stopped within {in_words(grace)}"
+            return StopOrder(held, "cancelled", cause)
+        return self._order_for_window(runner, held)
+
+    def _order_for_window(self, runner: Runner, held: Held) -> StopOrder | None:
+        windows = held.task.windows
+        moment = self._work.clock.now()
+        if windows.is_open(moment):
+            return None
+        self._work.push_window(runner, held)
+        closed, grace = windows.closed_since(moment), windows.grace(moment)
+        if closed is None or grace is None or moment - closed < grace * MICROSECONDS:
+            return None
+        cause = f"its window closed and it had not asked within {in_words(grace)}"
+        return StopOrder(held, "stopped", cause, reason="window")
+
+    def status(self) -> list[RunnerStatus]:
+        """Tell what runs where, from the roster and the flight recorders: no runner is asked."""
+        return [self._status_of(slot) for slot in self._roster.slots]
+
+    def _status_of(self, slot: Slot) -> RunnerStatus:
+        runner = slot.runner
+        if runner is None:
+            return RunnerStatus(
+                number=slot.number,
+                pid=None,
+                queue=slot.pool,
+                state="waiting",
+                note=slot.note,
+                restarts=slot.restarts,
+            )
+        held, reading = runner.first(), runner.child.recorder.read()
+        running = reading is not None and held is not None and reading.execution == held.id
+        step = reading.step if running and reading is not None else None
+        now = time.monotonic()
+        progress = held.progress if held is not None else None
+        return RunnerStatus(
+            number=slot.number,
+            pid=runner.child.pid,
+            queue=slot.pool,
+            state=runner.phase if runner.phase != "ready" else "busy" if held is not None else "idle",
+            note=runner.stop_order.cause if runner.stop_order is not None else slot.note,
+            execution=held.id if held is not None else None,
+            task=held.task.spec.name if held is not None else None,
+            step=step,
+            seconds=now - reading.started if running and reading is not None else None,
+            step_seconds=now - reading.step_started if step is not None and reading is not None else None,
+            in_hand=len(runner.held),
+            memory=_resident(runner.child.pid),
+            done=progress.done if progress is not None else None,
+            total=progress.total if progress is not None else None,
+            message=progress.message if progress is not None else "",
+            restarts=slot.restarts,
+        )
+
+    # Stopping
+
+    def stop(self, runner: Runner, order: StopOrder) -> None:
+        """Stop a runner because of what it runs: SIGTERM, and SIGKILL if that does not do."""
+        log.warning("execution %s: its runner is stopped: %s", order.held.id, order.cause)
+        runner.stop_order = order
+        runner.phase = "stopping"
+        self._work.recall(runner)
+        runner.term_sent = time.monotonic()
+        runner.child.signal_group(signal.SIGTERM)
+
+    def _climb(self, runner: Runner, now: float) -> None:
+        if runner.term_sent is not None and now - runner.term_sent > self._settings.stop_grace:
+            self._kill(runner)
+
+    def _kill(self, runner: Runner) -> None:
+        if not runner.kill_sent:
+            runner.kill_sent = True
+            runner.child.signal_group(signal.SIGKILL)
+
+    def dismiss_idle(self) -> None:
+        """Tell every runner with nothing in hand to end."""
+        for runner in self._roster.runners.values():
+            if not runner.held and runner.phase == "ready" and not runner.stop_said:
+                runner.stop_said = True
+                self._router.send(runner.number, "data", Stop())
+
+    def kill_all(self, cause: str, reason: str) -> None:
+        """Kill every runner; what they run goes back uncharged."""
+        for runner in self._roster.runners.values():
+            first = runner.first()
+            if first is not None and runner.stop_order is None:
+                runner.stop_order = StopOrder(first, "stopped", cause, reason)
+            self._kill(runner)
+
+    # Reaping
+
+    def reap(self) -> None:
+        """Bury every runner that has died, and settle what was in its hands."""
+        for runner in list(self._roster.runners.values()):
+            ended = runner.child.reap()
+            if ended is not None:
+                self._bury(runner, ended)
+
+    def _bury(self, runner: Runner, ended: Exit) -> None:
+        for output in (runner.child.stdout, runner.child.stderr):
+            self.outputs.pop(output.fileno(), None)
+            output.read_to_end()
+        held_nothing = not runner.held
+        self._settle(runner, ended)
+        del self._roster.runners[runner.number]
+        self._router.forget(runner.number)
+        slot = runner.slot
+        slot.runner = None
+        if runner.phase == "starting":
+            printed = _last_lines(runner.child.stderr.tail())
+            self._start_later(slot, f"{exit_in_words(ended.returncode)} before it was ready{printed}")
+        elif not runner.stop_said:
+            slot.restarts += 1
+            if held_nothing:
+                log.warning("runner %d %s with nothing in hand", slot.number, exit_in_words(ended.returncode))
+        runner.child.close()
+
+    def _settle(self, runner: Runner, ended: Exit) -> None:
+        """Give every execution in a dead runner's hands what is due to it."""
+        in_hand = {(held.id, held.claim): held for held in runner.held.values()}
+        found, kill = self._blame(runner, list(in_hand))
+        for report in found.reported:
+            self._reported(runner, report)
+        if found.running is not None:
+            held = in_hand[found.running]
+            crash = _crash_report(found, kill, ended, runner)
+            log.warning("execution %s of %s: its runner %s", held.id, held.task.spec.name, crash.cause)
+            runner.take_back(held.id, 0.0)
+            self._end(held, runner.stop_order if kill is not None else None, crash)
+        for held in list(runner.held.values()):
+            runner.take_back(held.id, 0.0)
+            self._work.give_back(held)
+
+    def _blame(self, runner: Runner, in_hand: list[tuple[str, int]]) -> tuple[Blame, Kill | None]:
+        """Find who was running; a stop for one that has ended since is not held against the next."""
+        order = runner.stop_order
+        kill = Kill(order.cause, charged=order.outcome == "crashed") if order is not None else None
+        reading, outbox = runner.child.recorder.read(), runner.child.recorder.outbox()
+        now = time.monotonic()
+        found = blame(reading=reading, in_hand=in_hand, outbox=outbox, now=now, kill=kill)
+        if order is not None and found.running not in (None, (order.held.id, order.held.claim)):
+            kill = Kill(f"for another execution's sake ({order.cause})", charged=False)
+            found = blame(reading=reading, in_hand=in_hand, outbox=outbox, now=now, kill=kill)
+        return found, kill
+
+    def _end(self, held: Held, order: StopOrder | None, crash: CrashReport) -> None:
+        now = self._work.clock.now()
+        outcome: AttemptOutcome = "crashed"
+        if order is not None:
+            outcome = order.outcome if order.held is held else "stopped"
+        if outcome == "crashed":
+            held.task.took(crash.attempt_seconds or 0.0)
+            self._work.end(held, endings.crashed(held, crash, now))
+        elif outcome == "cancelled":
+            self._work.end(held, endings.cancelled(held, now, crash))
+        else:
+            reason = (order.reason if order is not None else None) or "stopped"
+            self._work.end(held, endings.released(held, reason, now, "stopped", crash))
+
+
+def _crash_report(found: Blame, kill: Kill | None, ended: Exit, runner: Runner) -> CrashReport:
+    stderr, stacks = split_stacks(runner.child.stderr.tail())
+    signal_said = signal_name(ended.returncode)
+    return CrashReport(
+        cause=sentence(found, ended.returncode, kill),
+        signal=signal_said,
+        exit_code=None if signal_said else ended.returncode,
+        step=found.step,
+        step_seconds=found.step_seconds,
+        attempt_seconds=found.attempt_seconds,
+        peak_memory=ended.peak_memory,
+        cpu_seconds=ended.cpu_seconds,
+        stdout=runner.child.stdout.tail(),
+        stderr=stderr,
+        stacks=stacks,
+    )
+
+
+def _resident(pid: int) -> int | None:
+    try:
+        return int(psutil.Process(pid).memory_info().rss)
+    except psutil.Error:
+        return None
+
+
+def _last_lines(text: str) -> str:
+    lines = text.strip().splitlines()[-5:]
+    return ": " + " / ".join(line.strip() for line in lines) if lines else ""

@@ -1,0 +1,415 @@
+"""The supervisor: one loop that receives what waits, decides, commits, and only then acts.
+
+Threads: the loop (the main thread) owns the sockets, the roster and the children; the store thread
+(``journal``) owns the database. Signals only set flags; a pipe wakes the loop.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from types import FrameType
+
+import psutil
+import uuid_utils
+import zmq
+
+from conductor_protocol.errors import UsageError
+from conductor_protocol.manifest import Manifest, TaskSpec
+from conductor_protocol.messages import Report
+from conductor_protocol.units import in_words
+from conductor_supervisor import control
+from conductor_supervisor.clock import Clock, clock_from_environment
+from conductor_supervisor.dispatcher import Dispatcher
+from conductor_supervisor.errors import SupervisorError
+from conductor_supervisor.intake import Intake, Schedule
+from conductor_supervisor.journal import Journal
+from conductor_supervisor.overrides import effective
+from conductor_supervisor.processes.describe import current_folder, describe
+from conductor_supervisor.roster import Held, Roster, Runner, Task
+from conductor_supervisor.router import Router
+from conductor_supervisor.rules.cron import Cron
+from conductor_supervisor.rules.windows import Windows
+from conductor_supervisor.runtime import PokeSocket, database_lock, folder_lock, runtime_folder
+from conductor_supervisor.settings import Settings, database_url
+from conductor_supervisor.staff import Staff
+from conductor_supervisor.store import executions, schedules, tasks
+from conductor_supervisor.store.database import Database
+from conductor_supervisor.store.executions import Ending
+from conductor_supervisor.store.schedules import Firing
+from conductor_supervisor.work import Work
+from conductor_supervisor.writes import KeepProgress
+
+TICK_BUSY = 0.05
+TICK_IDLE = 0.25
+"""Seconds between looks at the clock: with something in hand, and without."""
+
+PROGRESS_INTERVAL = 1.0
+"""Seconds between writes of handlers' progress."""
+
+LAST_WRITES = 10.0
+"""Seconds that the database has at the end to take the last writes."""
+
+NO_APP = (
+    "no app is named. Write: conductor-supervisor start shop.tasks:app\n"
+    'or put  app = "shop.tasks:app"  into conductor.toml'
+)
+
+log = logging.getLogger(__name__)
+
+
+def run(settings: Settings, *, drain: bool = False) -> int:
+    """Run until told to stop, or with ``drain`` until nothing is due; return the exit status.
+
+    :raises UsageError: if the app, the settings or the database's name cannot be meant.
+    :raises SupervisorError: if the app cannot be imported, the database cannot be used, or another
+        supervisor runs.
+    """
+    if settings.app is None:
+        raise UsageError(NO_APP)
+    paths = current_folder()
+    manifest = describe(settings.app, paths)
+    clock = clock_from_environment()
+    specs = effective(manifest, settings)
+    zone = settings.timezone or manifest.timezone
+    url = database_url(settings, manifest)
+    with ExitStack() as stack:
+        database = Database.open(url)
+        stack.callback(database.close)
+        folder = runtime_folder(url, settings.runtime)
+        stack.enter_context(folder_lock(folder))
+        stack.enter_context(database_lock(url))
+        database.migrate()
+        known = _tasks(specs, zone, settings)
+        cron = _prepare(database, specs, zone, clock)
+        supervisor = Supervisor(settings, manifest, known, cron, database, folder, paths, clock, drain)
+        return supervisor.run()
+
+
+def _tasks(specs: Sequence[TaskSpec], zone: str, settings: Settings) -> dict[str, Task]:
+    return {
+        spec.name: Task(
+            spec, Windows(spec.windows, zone), spec.queue if spec.queue in settings.queues else "default"
+        )
+        for spec in specs
+    }
+
+
+def _prepare(database: Database, specs: Sequence[TaskSpec], zone: str, clock: Clock) -> list[Schedule]:
+    """Put the database in order: what the last supervisor left, what the code declares."""
+    now = clock.now()
+    with database.writing() as connection:
+        recovered = executions.recover(connection, now, {s.name: s.max_attempts for s in specs})
+        executions.reopen_windows(connection)
+        tasks.declare(connection, specs, now)
+        schedules.declare(connection, specs, now)
+        last = schedules.last_firings(connection)
+        found = [
+            Schedule(spec.name, s.name, s.payload, cron, s.catch_up, cron.next_firing(now))
+            for spec in specs
+            for s in spec.schedules
+            for cron in [Cron(s.expression, s.tz or zone)]
+        ]
+        missed: list[Firing] = [
+            schedule.firing(at)
+            for schedule in found
+            for at in schedule.cron.catch_up(schedule.catch_up, last[schedule.task, schedule.name], now)
+        ]
+        schedules.fire(connection, missed, now)
+    if lost := len(recovered.returned) + len(recovered.charged) + len(recovered.cancelled):
+        log.warning(
+            "%d executions were running when the last supervisor died: %d go on, %d are charged an attempt",
+            lost,
+            len(recovered.returned),
+            len(recovered.charged),
+        )
+    if missed:
+        log.info("%d cron firings were missed and are made up for", len(missed))
+    return found
+
+
+class Supervisor:
+    """Wires the rooms together and runs the loop."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        manifest: Manifest,
+        known: dict[str, Task],
+        cron: list[Schedule],
+        database: Database,
+        folder: Path,
+        paths: Sequence[str],
+        clock: Clock,
+        drain: bool,
+    ) -> None:
+        self._settings = settings
+        self._manifest = manifest
+        self._database = database
+        self._clock = clock
+        self._drain = drain
+        self._started = clock.now()
+        me = str(uuid_utils.uuid7())
+        self._router = Router(folder)
+        self._poke = PokeSocket(folder)
+        self._roster = Roster(_pools(settings))
+        self._journal = Journal(database, clock, changed=self._changed)
+        self._work = Work(known, self._roster, self._router, self._journal, clock, ended=self._ended)
+        self._intake = Intake(self._work, self._journal, me, cron)
+        self._staff = Staff(
+            self._work,
+            self._router,
+            settings,
+            app=manifest.app,
+            paths=paths,
+            folder=folder,
+            reported=self._reported,
+        )
+        self._dispatcher = Dispatcher(self._work, self._intake, settings, joined=self._joined)
+        self._signals = 0
+        """How many times we were told to stop."""
+        self._signals_heeded = 0
+        self._child_died = True
+        self._kill_at = float("inf")
+        self._killed = False
+        self._next_tick = 0.0
+        self._progress_at = 0.0
+        self._poller = zmq.Poller()
+        self._polled_outputs: set[int] | None = None
+
+    # The life of a supervisor
+
+    def run(self) -> int:
+        """Work until told to stop and everything is settled; return the exit status."""
+        with ExitStack() as stack:
+            stack.callback(self._poke.close)
+            stack.callback(self._router.close)
+            wake = stack.enter_context(_signals_wake_us(self._heed_signal))
+            self._journal.start()
+            stack.callback(self._close_journal)
+            stack.callback(self._end_all_runners)
+            log.info(
+                "started: app %s, %d tasks, %d runners, database %s",
+                self._manifest.app,
+                len(self._work.tasks),
+                len(self._roster.slots),
+                self._database.url_for_people,
+            )
+            self._loop(wake)
+        log.info(
+            "stopped: %s",
+            ", ".join(f"{n} {what}" for what, n in self._work.outcomes.items()) or "nothing ran",
+        )
+        return 0
+
+    def _close_journal(self) -> None:
+        if not self._journal.close(LAST_WRITES):
+            raise SupervisorError(
+                "the database did not take the last writes; their executions run again at the next start"
+            )
+
+    def _end_all_runners(self) -> None:
+        """Leave no child, whatever happened: here after a clean stop there is none."""
+        self._staff.kill_all("the supervisor failed", "supervisor")
+        deadline = time.monotonic() + 5
+        while self._roster.runners and time.monotonic() < deadline:
+            self._staff.reap()
+            time.sleep(0.005)
+
+    def _loop(self, wake: int) -> None:
+        while not self._done():
+            self._wait(wake)
+            for effect in self._journal.effects():
+                effect()
+            self._receive()
+            if self._child_died:
+                self._child_died = False
+                self._staff.reap()
+            if self._signals_heeded < self._signals:
+                self._shut_down()
+            if time.monotonic() >= self._next_tick:
+                self._tick()
+            self._intake.turn()
+            if self._work.draining:
+                self._go_on_shutting_down()
+            elif self._drain and self._intake.exhausted() and self._journal.idle():
+                log.info("nothing is due any more")
+                self._begin_shutdown(self._settings.shutdown_grace)
+            self._journal.hand_over()
+            self._router.flush()
+
+    def _done(self) -> bool:
+        if not self._work.draining or self._roster.runners:
+            return False
+        settled = self._roster.empty_handed() and self._journal.idle()
+        return settled or time.monotonic() > self._kill_at + LAST_WRITES
+
+    # Waiting and receiving
+
+    def _wait(self, wake: int) -> None:
+        """Wait until something is readable or the next tick is due; read what is not a message."""
+        outputs = self._staff.outputs
+        if self._polled_outputs != outputs.keys():
+            self._poller = self._new_poller(wake)
+        timeout = max(0.0, self._next_tick - time.monotonic())
+        for source, _ in self._poller.poll(math.ceil(timeout * 1000)):
+            if source == wake:
+                os.read(wake, 4096)
+            elif source == self._poke.fileno():
+                self._poke.drain()
+                self._intake.look()
+            elif source in outputs:
+                self._staff.read_output(source)
+
+    def _new_poller(self, wake: int) -> zmq.Poller:
+        self._polled_outputs = set(self._staff.outputs)
+        poller = zmq.Poller()
+        poller.register(self._router.runners, zmq.POLLIN)
+        poller.register(self._router.control, zmq.POLLIN)
+        for descriptor in (self._journal.fileno(), self._poke.fileno(), wake, *self._polled_outputs):
+            poller.register(descriptor, zmq.POLLIN)
+        return poller
+
+    def _receive(self) -> None:
+        for number, channel, message in self._router.receive():
+            self._dispatcher.receive(number, channel, message)
+        for identity, request in self._router.requests():
+            self._router.answer(identity, self._carry_out(request))
+
+    def _tick(self) -> None:
+        """Do what time brings."""
+        now = time.monotonic()
+        self._intake.tick()
+        if not self._work.draining:
+            self._staff.fill()
+        self._staff.watch()
+        if now >= self._progress_at:
+            self._progress_at = now + PROGRESS_INTERVAL
+            self._keep_progress()
+        tick = (
+            TICK_BUSY
+            if any(r.held or r.phase != "ready" for r in self._roster.runners.values())
+            else TICK_IDLE
+        )
+        due = self._intake.seconds_to_next(self._clock.now())
+        self._next_tick = now + (tick if due is None else min(tick, due))
+
+    # What the rooms tell us
+
+    def _joined(self, runner: Runner) -> None:
+        self._staff.joined(runner)
+        if not self._work.draining:
+            self._work.place()
+            self._intake.stir(runner.slot.pool)
+
+    def _changed(self) -> None:
+        self._intake.look()
+
+    def _reported(self, runner: Runner, report: Report) -> None:
+        self._dispatcher.report(runner, report)
+
+    def _ended(self, held: Held, ending: Ending) -> None:
+        self._intake.ended(held, ending)
+
+    def _keep_progress(self) -> None:
+        fresh = [
+            held
+            for runner in self._roster.runners.values()
+            for held in runner.held.values()
+            if not held.progress_kept and held.progress is not None
+        ]
+        if not fresh:
+            return
+        for held in fresh:
+            held.progress_kept = True
+        progress = [(h.id, h.claim, h.progress) for h in fresh if h.progress is not None]
+        self._journal.submit(
+            KeepProgress(
+                progress, lambda: None, lambda message: log.error("progress was not stored: %s", message)
+            )
+        )
+
+    # Shutting down
+
+    def _heed_signal(self, number: int) -> None:
+        if number == signal.SIGCHLD:
+            self._child_died = True
+        else:
+            self._signals += 1
+
+    def _shut_down(self) -> None:
+        """A signal came, or a command: the first begins a shutdown, the second does not wait."""
+        already = self._signals_heeded > 0 or self._work.draining
+        self._signals_heeded = self._signals
+        if already:
+            log.info("told again to stop: stopping at once")
+            self._kill_at = time.monotonic()
+        else:
+            self._begin_shutdown(self._settings.shutdown_grace)
+
+    def _begin_shutdown(self, grace: float) -> None:
+        log.info("shutting down: what runs has %s to reach its next checkpoint", in_words(grace))
+        self._work.draining = True
+        self._kill_at = time.monotonic() + grace
+        self._work.push_shutdown()
+        for runner in self._roster.runners.values():
+            self._work.recall(runner)
+        self._work.place()
+
+    def _go_on_shutting_down(self) -> None:
+        self._staff.dismiss_idle()
+        if time.monotonic() >= self._kill_at and not self._killed:
+            self._killed = True
+            self._staff.kill_all("the time to shut down was over", "shutdown")
+
+    # Commands
+
+    def _carry_out(self, request: control.Request) -> control.Reply:
+        if isinstance(request, control.AskStop):
+            if not self._work.draining:
+                self._begin_shutdown(self._settings.shutdown_grace)
+            if request.now:
+                self._kill_at = time.monotonic()
+            return control.Accepted()
+        return control.Status(
+            pid=os.getpid(),
+            app=self._manifest.app,
+            database=self._database.url_for_people,
+            state="draining" if self._work.draining else "running",
+            started=self._started,
+            runners=self._staff.status(),
+            memory=psutil.Process().memory_info().rss,
+        )
+
+
+def _pools(settings: Settings) -> dict[str, int]:
+    return {"default": settings.runners, **{name: queue.runners for name, queue in settings.queues.items()}}
+
+
+@contextmanager
+def _signals_wake_us(heed: Callable[[int], None]) -> Iterator[int]:
+    """Let signals only set flags, and wake the loop through the descriptor given."""
+    read, write = os.pipe()
+    os.set_blocking(read, False)
+    os.set_blocking(write, False)
+
+    def handler(number: int, _frame: FrameType | None) -> None:
+        heed(number)
+
+    signals = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
+    before = {number: signal.signal(number, handler) for number in signals}
+    wakeup_before = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+    try:
+        yield read
+    finally:
+        signal.set_wakeup_fd(wakeup_before)
+        for number, previous in before.items():
+            signal.signal(number, previous)
+        os.close(read)
+        os.close(write)

@@ -1,0 +1,192 @@
+"""The executions in our hands: taken from the store, placed with runners, and ended.
+
+Owned by the loop thread. Every ending passes through :meth:`Work.end`: decide, commit, then act.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+
+import msgspec
+
+from conductor_protocol.messages import Assign, Assignment, Cancel, Recall, ShutdownIntent, WindowClosed
+from conductor_protocol.operations import Failure
+from conductor_supervisor import endings
+from conductor_supervisor.clock import Clock
+from conductor_supervisor.journal import Journal
+from conductor_supervisor.roster import Held, Roster, Runner, Task
+from conductor_supervisor.router import Router
+from conductor_supervisor.rules import admission
+from conductor_supervisor.store.executions import Ending
+from conductor_supervisor.writes import EndAttempt, Taken
+
+log = logging.getLogger(__name__)
+
+
+class Work:
+    """Takes, places and ends executions."""
+
+    def __init__(
+        self,
+        tasks: Mapping[str, Task],
+        roster: Roster,
+        router: Router,
+        journal: Journal,
+        clock: Clock,
+        ended: Callable[[Held, Ending], None],
+    ) -> None:
+        """``ended`` hears of each ending once it is committed."""
+        self.tasks = tasks
+        self.roster = roster
+        self.router = router
+        self.journal = journal
+        self.clock = clock
+        self.draining = False
+        self.outcomes: Counter[str] = Counter()
+        """Attempts ended since the start, by outcome."""
+        self._ended = ended
+
+    # Taking and placing
+
+    def take(self, taken: Iterable[Taken]) -> None:
+        """Place what has been claimed."""
+        now = self.clock.now()
+        for one in taken:
+            held = Held(one, self.tasks[one.claimed.task], one.claimed.attempt + 1, now)
+            self.roster.waiting.append(held)
+        self.place()
+
+    def place(self) -> None:
+        """Hand waiting executions to runners that have room; end those that must not begin now."""
+        if not self.roster.waiting:
+            return
+        now = self.clock.now()
+        parcels: dict[int, list[Assignment]] = defaultdict(list)
+        loads = self._loads()
+        left: list[Held] = []
+        for held in self.roster.waiting:
+            if self.draining or held.cancelled is not None:
+                self.end(held, endings.unbegun(held, now))
+            elif not held.task.windows.is_open(now):
+                self.end(held, endings.released(held, "window", now))
+            else:
+                cost = admission.expected(held.task.seconds)
+                number = admission.choose(loads[held.task.pool], cost)
+                if number is None:
+                    left.append(held)
+                else:
+                    loads[held.task.pool][number] += cost
+                    self.roster.runners[number].hand(held, cost)
+                    parcels[number].append(_assignment(held))
+        self.roster.waiting = left
+        for number, assignments in parcels.items():
+            self.router.send(number, "data", Assign(assignments))
+
+    def _loads(self) -> dict[str, dict[int, float]]:
+        loads: dict[str, dict[int, float]] = defaultdict(dict)
+        for runner in self.roster.runners.values():
+            if runner.phase == "ready":
+                loads[runner.slot.pool][runner.number] = runner.load
+        return loads
+
+    def recall(self, runner: Runner) -> None:
+        """Ask for what a runner has not begun, unless that is under way."""
+        if len(runner.held) > 1 and not runner.recalled:
+            runner.recalled = True
+            self.router.send(runner.number, "control", Recall())
+
+    def take_back(self, runner: Runner, execution: str, claim: int) -> Held | None:
+        """Take an execution out of a runner's hands; None if it is not there under this claim."""
+        held = runner.held.get(execution)
+        if held is None or held.claim != claim:
+            return None
+        return runner.take_back(execution, admission.expected(held.task.seconds))
+
+    def give_back(self, held: Held) -> None:
+        """Let an execution that has not begun go to another runner, or back to the store."""
+        held.began = held.step = held.step_deadline = None
+        held.cancel_pushed, held.window_pushed = None, False
+        self.roster.waiting.append(held)
+
+    # What is pushed to handlers, so that ``ctx.should_stop`` tells before they ask
+
+    def push_shutdown(self) -> None:
+        """Tell every runner that the next ask will release."""
+        for runner in self.roster.runners.values():
+            self.router.send(runner.number, "control", ShutdownIntent())
+
+    def push_window(self, runner: Runner, held: Held) -> None:
+        """Tell a handler that its window has closed."""
+        if not held.window_pushed:
+            held.window_pushed = True
+            self.router.send(runner.number, "control", WindowClosed(held.id, held.claim))
+
+    def cancel(self, execution: str, claim: int, reason: str | None) -> None:
+        """Cancel an execution in our hands: at once if it waits, else at its next ask."""
+        found = self.roster.find(execution)
+        if found is None or found[1].claim != claim:
+            return
+        runner, held = found
+        if held.cancelled is not None:
+            return
+        held.cancelled = reason or ""
+        if runner is None:
+            self.place()
+        else:
+            held.cancel_pushed = time.monotonic()
+            self.router.send(runner.number, "control", Cancel(held.id, held.claim))
+
+    # Ending
+
+    def end(self, held: Held, ending: Ending) -> None:
+        """Store an ending; what follows from it happens once it is committed."""
+        self.journal.submit(
+            EndAttempt(ending, partial(self._stored, held, ending), partial(self._not_stored, held, ending))
+        )
+
+    def _stored(self, held: Held, ending: Ending, late: bool) -> None:
+        if late:
+            log.warning("execution %s: a late ending changed nothing (%s)", held.id, ending.outcome)
+            return
+        if ending.outcome is not None:
+            self.outcomes[ending.outcome] += 1
+        self._ended(held, ending)
+
+    def _not_stored(self, held: Held, ending: Ending, message: str) -> None:
+        """Store at least that it failed: an execution must not stay in nobody's hands."""
+        if ending.failure is not None and ending.failure.type == "conductor.NotStored":
+            log.error("execution %s: its ending cannot be stored at all: %s", held.id, message)
+            return
+        failure = Failure(type="conductor.NotStored", message=f"the ending could not be stored: {message}")
+        self.end(
+            held,
+            msgspec.structs.replace(
+                ending,
+                state="failed",
+                outcome="failed",
+                result=None,
+                failure=failure,
+                crash=None,
+                due=None,
+                waiting_for=None,
+            ),
+        )
+
+
+def _assignment(held: Held) -> Assignment:
+    taken, claimed = held.taken, held.taken.claimed
+    return Assignment(
+        claimed.id,
+        claimed.claim,
+        claimed.task,
+        held.attempt,
+        claimed.event,
+        claimed.scheduled_for,
+        claimed.payload,
+        taken.steps,
+        taken.steps_recorded,
+    )

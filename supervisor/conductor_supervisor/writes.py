@@ -1,0 +1,198 @@
+"""Every change and question that the loop may hand to the store thread, and how a group of them is applied.
+
+A write carries what is to be stored and ``then``, what the loop does once it is committed. A group is applied
+in one transaction of set-based statements, in an order that lets each kind see the ones before: endings free
+places under a limit, so claims come last and fill them in the same commit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeAlias, TypeVar
+
+from sqlalchemy import Connection
+
+from conductor_protocol.messages import RecordedStep
+from conductor_protocol.operations import Answer, Operation, ProgressView
+from conductor_protocol.units import Instant
+from conductor_supervisor.store import executions, schedules, steps, tasks
+from conductor_supervisor.store.executions import Claimed, Ending, Wanted
+from conductor_supervisor.store.perform import perform
+from conductor_supervisor.store.schedules import Firing
+from conductor_supervisor.store.steps import NewStep
+
+PAGE_BYTES = 256 * 1024
+"""How much of an execution's recorded results travels to its runner at once."""
+
+SWEEP_ROWS = 1000
+"""How many expired executions one sweep removes at most."""
+
+Effect: TypeAlias = Callable[[], None]
+"""What the loop does after a commit."""
+
+
+@dataclass(slots=True)
+class EndAttempt:
+    """Store how an attempt ended. ``then`` hears whether it came too late: its claim was no longer live."""
+
+    ending: Ending
+    then: Callable[[bool], None]
+    refused: Callable[[str], None]
+
+
+@dataclass(slots=True)
+class RecordStep:
+    """Record a step's result. ``then`` hears whether it came too late."""
+
+    step: NewStep
+    then: Callable[[bool], None]
+    refused: Callable[[str], None]
+
+
+@dataclass(slots=True)
+class LoadPage:
+    """Read recorded steps from the one named onward."""
+
+    execution: str
+    name: str
+    then: Callable[[list[RecordedStep]], None]
+    refused: Callable[[str], None]
+
+
+@dataclass(slots=True)
+class Perform:
+    """Perform a client's operation."""
+
+    operation: Operation
+    then: Callable[[Answer], None]
+    refused: Callable[[str], None]
+
+
+@dataclass(slots=True)
+class Fire:
+    """Create the executions of cron firings. ``then`` hears how many are new."""
+
+    firings: Sequence[Firing]
+    then: Callable[[int], None]
+    refused: Callable[[str], None]
+
+
+@dataclass(slots=True)
+class KeepProgress:
+    """Store what handlers last said of their progress."""
+
+    progress: Sequence[tuple[str, int, ProgressView]]
+    then: Callable[[], None]
+    refused: Callable[[str], None]
+
+
+@dataclass(slots=True)
+class Sweep:
+    """Remove finished executions whose time is over. ``then`` hears how many."""
+
+    then: Callable[[int], None]
+    refused: Callable[[str], None]
+
+
+@dataclass(slots=True)
+class Seen:
+    """What a look at the database found."""
+
+    promoted: int
+    next_due: Instant | None
+    cancels: list[tuple[str, int, str | None]]
+    paused: set[tuple[tasks.Kind, str]]
+
+
+@dataclass(slots=True)
+class Look:
+    """Make ready what has become due, and see what clients have changed."""
+
+    supervisor: str
+    then: Callable[[Seen], None]
+    refused: Callable[[str], None]
+
+
+@dataclass(slots=True)
+class Taken:
+    """One execution claimed, with the first page of its recorded steps."""
+
+    claimed: Claimed
+    steps: list[RecordedStep]
+    steps_recorded: int
+
+
+@dataclass(slots=True)
+class Claim:
+    """Claim up to ``count`` executions of the tasks wanted, in the queue's order."""
+
+    wanted: Sequence[Wanted]
+    count: int
+    supervisor: str
+    then: Callable[[list[Taken]], None]
+    refused: Callable[[str], None]
+
+
+Write: TypeAlias = EndAttempt | RecordStep | Fire | Perform | KeepProgress | Sweep | Look | LoadPage | Claim
+
+W = TypeVar("W")
+
+
+def apply(connection: Connection, group: Sequence[Write], now: Instant) -> list[Effect]:
+    """Make all writes of a group in the caller's transaction; return what to do after its commit."""
+    return [
+        *_end(connection, _of(group, EndAttempt)),
+        *_record(connection, _of(group, RecordStep)),
+        *(partial(w.then, schedules.fire(connection, w.firings, now)) for w in _of(group, Fire)),
+        *(partial(w.then, perform(connection, w.operation, now)) for w in _of(group, Perform)),
+        *_keep_progress(connection, _of(group, KeepProgress)),
+        *(partial(w.then, executions.remove_expired(connection, now, SWEEP_ROWS)) for w in _of(group, Sweep)),
+        *(partial(w.then, _look(connection, w.supervisor, now)) for w in _of(group, Look)),
+        *(
+            partial(w.then, steps.page_from(connection, w.execution, w.name, PAGE_BYTES))
+            for w in _of(group, LoadPage)
+        ),
+        *(partial(w.then, _claim(connection, w, now)) for w in _of(group, Claim)),
+    ]
+
+
+def _of(group: Sequence[Write], kind: type[W]) -> list[W]:
+    return [write for write in group if type(write) is kind]
+
+
+def _end(connection: Connection, writes: list[EndAttempt]) -> list[Effect]:
+    if not writes:
+        return []
+    late = {(e.execution, e.claim) for e in executions.end(connection, [w.ending for w in writes])}
+    return [partial(w.then, (w.ending.execution, w.ending.claim) in late) for w in writes]
+
+
+def _record(connection: Connection, writes: list[RecordStep]) -> list[Effect]:
+    if not writes:
+        return []
+    late = {(s.execution, s.claim) for s in steps.record(connection, [w.step for w in writes])}
+    return [partial(w.then, (w.step.execution, w.step.claim) in late) for w in writes]
+
+
+def _keep_progress(connection: Connection, writes: list[KeepProgress]) -> list[Effect]:
+    for write in writes:
+        executions.set_progress(connection, write.progress)
+    return [write.then for write in writes]
+
+
+def _look(connection: Connection, supervisor: str, now: Instant) -> Seen:
+    return Seen(
+        promoted=executions.promote(connection, now),
+        next_due=executions.next_due(connection),
+        cancels=executions.cancel_requests(connection, supervisor),
+        paused=tasks.paused(connection),
+    )
+
+
+def _claim(connection: Connection, write: Claim, now: Instant) -> list[Taken]:
+    claimed = executions.claim(connection, write.wanted, write.count, write.supervisor, now)
+    resumed = [c.id for c in claimed if not c.first_claim]
+    pages = steps.first_page(connection, resumed, PAGE_BYTES) if resumed else {}
+    return [Taken(c, *pages.get(c.id, ([], 0))) for c in claimed]

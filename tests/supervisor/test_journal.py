@@ -1,0 +1,172 @@
+"""Group commit: what the loop hands over is committed in groups, and only then acted upon."""
+
+from __future__ import annotations
+
+import select
+import sqlite3
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import msgspec
+import pytest
+from conductor_supervisor.clock import SystemClock
+from conductor_supervisor.journal import Journal
+from conductor_supervisor.store.database import Database
+from conductor_supervisor.store.executions import Ending, Wanted
+from conductor_supervisor.store.steps import NewStep
+from conductor_supervisor.writes import Claim, EndAttempt, LoadPage, Perform, RecordStep, Taken, Write
+from sqlalchemy.exc import OperationalError
+
+from conductor_protocol.messages import RecordedStep
+from conductor_protocol.operations import Answer, Found, GetExecution, Invoked, InvokeMany, NewExecution
+
+NOTHING: list[str] = []
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    """A fresh database."""
+    database = Database.open(f"sqlite:///{tmp_path}/conductor.db")
+    database.migrate()
+    yield database
+    database.close()
+
+
+@pytest.fixture
+def journal(database: Database) -> Iterator[Journal]:
+    """A journal at work on it."""
+    journal = Journal(database, SystemClock(), changed=lambda: None)
+    journal.start()
+    yield journal
+    journal.close(5)
+
+
+def act(journal: Journal, *writes: Write) -> None:
+    """Hand over a group and act on its effects, as the loop does."""
+    for write in writes:
+        journal.submit(write)
+    journal.hand_over()
+    while not journal.idle():
+        readable, _, _ = select.select([journal.fileno()], [], [], 30)
+        assert readable, "the journal never answered"
+        for effect in journal.effects():
+            effect()
+
+
+def fail(message: str) -> None:
+    """Be the ``refused`` of a write that must not be refused."""
+    raise AssertionError(message)
+
+
+def invoked(journal: Journal, count: int) -> list[str]:
+    """Create executions."""
+    answers: list[Answer] = []
+    new = [NewExecution(task="job") for _ in range(count)]
+    act(journal, Perform(InvokeMany(new), answers.append, fail))
+    (answer,) = answers
+    assert isinstance(answer, Invoked)
+    return answer.ids
+
+
+def claimed(journal: Journal, count: int) -> list[Taken]:
+    """Claim executions."""
+    taken: list[Taken] = []
+    act(journal, Claim([Wanted("job", count)], count, "me", taken.extend, fail))
+    return taken
+
+
+def completion(taken: Taken, result: bytes = b"1") -> Ending:
+    """Return the ending of a handler that returned."""
+    return Ending(
+        execution=taken.claimed.id,
+        claim=taken.claimed.claim,
+        state="completed",
+        outcome="completed",
+        charged=False,
+        started=1,
+        ended=2,
+        result=result,
+    )
+
+
+def test_endings_free_places_for_the_claims_of_the_same_group(journal: Journal) -> None:
+    """One commit ends three of a limited task and takes the next three."""
+    invoked(journal, 6)
+    wanted = [Wanted("job", 10, concurrency=3)]
+    first: list[Taken] = []
+    act(journal, Claim(wanted, 10, "me", first.extend, fail))
+    assert len(first) == 3
+    second: list[Taken] = []
+    late: list[bool] = []
+    act(
+        journal,
+        Claim(wanted, 10, "me", second.extend, fail),
+        *(EndAttempt(completion(taken), late.append, fail) for taken in first),
+    )
+    assert len(second) == 3
+    assert late == [False] * 3
+
+
+def test_a_late_voice_hears_that_it_is_late_and_changes_nothing(journal: Journal) -> None:
+    """Execution, claim and state are in every write."""
+    invoked(journal, 1)
+    (taken,) = claimed(journal, 1)
+    late: list[bool] = []
+    act(journal, EndAttempt(completion(taken, b'"first"'), late.append, fail))
+    act(journal, EndAttempt(completion(taken, b'"second"'), late.append, fail))
+    assert late == [False, True]
+    answers: list[Answer] = []
+    act(journal, Perform(GetExecution(taken.claimed.id), answers.append, fail))
+    (answer,) = answers
+    assert isinstance(answer, Found)
+    assert answer.execution.result == "first"
+
+
+def test_one_bad_write_does_not_sink_its_group(journal: Journal) -> None:
+    """It is refused alone; its neighbours are committed."""
+    invoked(journal, 2)
+    good, bad = claimed(journal, 2)
+    outcomes: list[object] = []
+    impossible = msgspec.structs.replace(completion(bad), state="nonsense")
+    act(
+        journal,
+        EndAttempt(completion(good), partial(outcomes.append), fail),
+        EndAttempt(impossible, lambda late: fail("committed"), lambda message: outcomes.append("refused")),
+    )
+    assert sorted(map(str, outcomes)) == ["False", "refused"]
+
+
+def test_steps_recorded_in_a_group_are_loaded_by_a_later_one(journal: Journal) -> None:
+    """From the step named onward, in the order in which they were recorded."""
+    invoked(journal, 1)
+    (taken,) = claimed(journal, 1)
+    late: list[bool] = []
+    for number in range(5):
+        step = NewStep(
+            execution=taken.claimed.id, claim=1, name=f"s{number}", result=b"1", started=1, ended=2, attempt=1
+        )
+        act(journal, RecordStep(step, late.append, fail))
+    page: list[RecordedStep] = []
+    act(journal, LoadPage(taken.claimed.id, "s2", page.extend, fail))
+    assert [step.name for step in page] == ["s2", "s3", "s4"]
+
+
+def test_a_database_that_is_away_gets_each_write_once_when_it_is_back(
+    journal: Journal, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The group waits; nothing is acted upon before the commit."""
+    real, tries = database.writing, []
+
+    def away() -> object:
+        tries.append(1)
+        if len(tries) <= 3:
+            full = sqlite3.OperationalError("database or disk is full")
+            full.sqlite_errorcode = sqlite3.SQLITE_FULL
+            raise OperationalError("BEGIN IMMEDIATE", None, full)
+        return real()
+
+    monkeypatch.setattr(database, "writing", away)
+    assert len(set(invoked(journal, 3))) == 3
+    assert len(tries) == 4
+    assert len(claimed(journal, 10)) == 3

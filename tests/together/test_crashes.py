@@ -1,0 +1,191 @@
+"""A crash costs one attempt of one execution, and whoever looks afterwards knows what happened."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+from harness import Project
+
+pytestmark = pytest.mark.together
+
+DEATHS = {
+    "SIGSEGV": "ctypes.string_at(0)",
+    "SIGABRT": "os.abort()",
+    "SIGKILL": "os.kill(os.getpid(), signal.SIGKILL)",
+    "exit": "os._exit(7)",
+}
+
+
+@pytest.mark.parametrize("death", DEATHS)
+def test_a_dead_runner_is_blamed_by_name_and_nobody_else_notices(project: Project, death: str) -> None:
+    """The report names signal, step and last output; bystanders are charged nothing."""
+    project.tasks(f"""
+        def die():
+            print("last words", file=sys.stderr, flush=True)
+            {DEATHS[death]}
+
+        @app.task(max_attempts=2, retry=Retry(delays=[0]))
+        def victim(event, ctx):
+            ctx.step("before", note, "before")
+            ctx.step("resize-41", die)
+
+        @app.task
+        def bystander(event, ctx):
+            for n in range(20):
+                ctx.step(f"step-{{n}}", note, f"{{event.payload}} {{n}}")
+                time.sleep(0.01)
+    """)
+    bystanders = project.invoke_many("bystander", [0, 1, 2, 3])
+    victim = project.invoke("victim")
+    project.drain()
+
+    view = project.view(victim)
+    assert view.state == "failed"
+    assert [(a.number, a.outcome) for a in view.attempts] == [(1, "crashed"), (2, "crashed")]
+    for attempt in view.attempts:
+        crash = attempt.crash
+        assert crash is not None
+        assert crash.step == "resize-41"
+        assert 'in step "resize-41"' in crash.cause
+        assert "last words" in crash.stderr
+        if death == "exit":
+            assert (crash.signal, crash.exit_code) == (None, 7)
+        else:
+            assert (crash.signal, crash.exit_code) == (death, None)
+    assert project.diary().count("before") == 1
+    for execution in bystanders:
+        bystander = project.view(execution)
+        assert (bystander.state, bystander.attempt, len(bystander.attempts)) == ("completed", 0, 1)
+    assert sorted(project.diary()) == sorted(["before", *(f"{b} {n}" for b in range(4) for n in range(20))])
+
+
+def test_short_executions_handed_out_together_are_blamed_exactly(project: Project) -> None:
+    """One poison among two hundred that are prefetched: the ones before are done, those after run elsewhere."""
+    project.tasks("""
+        @app.task(max_attempts=1)
+        def maybe(event, ctx):
+            note(str(event.payload))
+            if event.payload == 120:
+                ctypes.string_at(0)
+            return event.payload
+    """)
+    executions = project.invoke_many("maybe", list(range(200)))
+    project.drain()
+    views = {e: project.view(e) for e in executions}
+    failed = [v.payload for v in views.values() if v.state == "failed"]
+    assert failed == [120]
+    assert all(v.attempt == 0 and v.result == v.payload for v in views.values() if v.payload != 120)
+    assert sorted(project.diary(), key=int) == [str(n) for n in range(200)]
+
+
+def test_a_runner_killed_from_outside_is_noticed_at_once_and_replaced(project: Project) -> None:
+    """Not by polling, and not by a heartbeat that stays out: the kernel tells."""
+    project.tasks("""
+        @app.task(retry=Retry(delays=[0]))
+        def stubborn(event, ctx):
+            note(f"pid {os.getpid()}")
+            if ctx.attempt == 1:
+                time.sleep(3600)
+            return "done"
+    """)
+    supervisor = project.start(runners=1)
+    execution = project.invoke("stubborn")
+    (line,) = project.until(project.diary, "the handler runs")
+    pid = int(line.split()[1])
+    import os
+
+    os.kill(pid, signal.SIGKILL)
+    view = project.until_state(execution, "completed")
+    assert view.attempts[0].crash is not None
+    assert view.attempts[0].crash.signal == "SIGKILL"
+    assert supervisor.stop() == 0
+
+
+def test_what_a_dead_runner_started_dies_with_it(project: Project) -> None:
+    """A grandchild is in the runner's process group."""
+    project.tasks("""
+        import subprocess
+
+        @app.task(max_attempts=1)
+        def parent(event, ctx):
+            child = subprocess.Popen(["sleep", "3600"])
+            note(f"grandchild {child.pid}")
+            os._exit(1)
+    """)
+    project.invoke("parent")
+    project.drain()
+    import psutil
+
+    pid = int(project.diary()[0].split()[1])
+    assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+
+
+def test_runners_die_with_a_supervisor_that_is_killed(project: Project) -> None:
+    """And the next start returns what they ran, uncharged."""
+    project.tasks("""
+        @app.task
+        def busy(event, ctx):
+            note(f"pid {os.getpid()}")
+            if not Path("second").exists():
+                time.sleep(3600)
+            return ctx.attempt
+    """)
+    supervisor = project.start(runners=1)
+    execution = project.invoke("busy")
+    (line,) = project.until(project.diary, "the handler runs")
+    supervisor.kill()
+    import psutil
+
+    pid = int(line.split()[1])
+    project.until(
+        lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE,
+        "the runner died too",
+    )
+    project.let_go("second")
+    project.drain()
+    view = project.view(execution)
+    assert (view.state, view.attempt, view.result) == ("completed", 0, 1)
+    assert [a.outcome for a in view.attempts] == ["lost", "completed"]
+
+
+def test_an_execution_running_at_three_supervisor_deaths_in_a_row_is_charged(project: Project) -> None:
+    """It cannot take a machine down for ever."""
+    project.tasks("""
+        @app.task(max_attempts=1)
+        def deadly(event, ctx):
+            note("again")
+            os.kill(os.getppid(), signal.SIGKILL)
+            time.sleep(3600)
+    """)
+    execution = project.invoke("deadly")
+    for _ in range(3):
+        assert project.start(runners=1).wait() == -signal.SIGKILL
+    project.drain(runners=1)
+    view = project.view(execution)
+    assert (view.state, view.attempt) == ("failed", 1)
+    assert project.diary() == ["again"] * 3
+
+
+def test_an_app_that_segfaults_at_import_is_a_clear_error(project: Project) -> None:
+    """Exit status 1 and one message, not a dead supervisor and no loop of restarts."""
+    project.tasks("ctypes.string_at(0)")
+    supervisor = project.start()
+    assert supervisor.wait() == 1
+    assert "SIGSEGV while it was imported" in supervisor.output()
+
+
+def test_a_handler_over_its_timeout_is_stopped_and_charged(project: Project) -> None:
+    """Also one that never asks."""
+    project.tasks("""
+        @app.task(timeout=0.3, max_attempts=1)
+        def slow(event, ctx):
+            while True:
+                pass
+    """)
+    execution = project.invoke("slow")
+    project.drain()
+    view = project.view(execution)
+    assert view.state == "failed"
+    assert view.attempts[0].crash is not None
+    assert "over its timeout of 300 ms" in view.attempts[0].crash.cause
