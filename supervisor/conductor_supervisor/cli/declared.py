@@ -1,0 +1,169 @@
+"""What the app declares: ``tasks``, ``schedules``."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import click
+from msgspec import Struct
+
+from conductor_protocol.manifest import ScheduleSpec, TaskSpec, WindowSpec
+from conductor_protocol.units import Instant, in_words, moment
+from conductor_supervisor.cli import render
+from conductor_supervisor.cli.site import Site, json_option, located
+from conductor_supervisor.rules.cron import Cron
+from conductor_supervisor.store import schedules as stored_schedules
+from conductor_supervisor.store import tasks as stored_tasks
+
+NOTHING = (
+    'no tasks: start a supervisor here, or name the app in conductor.toml, as in  app = "shop.tasks:app"'
+)
+
+
+class TaskView(Struct, frozen=True, kw_only=True):
+    """One task, as ``tasks --json`` shows it. Durations are seconds; null means no limit."""
+
+    name: str
+    queue: str
+    invocable: bool
+    schedules: list[str]
+    """Their names."""
+    windows: tuple[WindowSpec, ...]
+    concurrency: int | None
+    max_attempts: int
+    timeout: float | None
+    keep_completed: float | None
+    keep_failed: float | None
+    paused: bool
+    """It, or its queue."""
+
+
+@click.command()
+@json_option
+@located
+def tasks(site: Site, as_json: bool) -> None:
+    """List the app's tasks, with the operators' settings."""
+    paused = _paused(site)
+    views = [_task_view(spec, paused) for spec in site.declared()]
+    if as_json:
+        render.show_json(views)
+    elif not views:
+        render.say(NOTHING)
+    else:
+        render.table(
+            ["TASK", "QUEUE", "TRIGGERS", "WINDOW", "CONCURRENCY", "ATTEMPTS", "TIMEOUT", ""],
+            [
+                [
+                    view.name,
+                    view.queue,
+                    ", ".join((["invoke"] if view.invocable else []) + view.schedules),
+                    ", ".join(_window_in_words(window) for window in view.windows) or "always",
+                    str(view.concurrency or ""),
+                    str(view.max_attempts),
+                    in_words(view.timeout) if view.timeout is not None else "",
+                    "paused" if view.paused else "",
+                ]
+                for view in views
+            ],
+        )
+
+
+def _paused(site: Site) -> set[tuple[str, str]]:
+    if not site.has_database():
+        return set()
+    with site.reading() as connection:
+        return {(kind, name) for kind, name in stored_tasks.paused(connection)}
+
+
+def _task_view(spec: TaskSpec, paused: set[tuple[str, str]]) -> TaskView:
+    return TaskView(
+        name=spec.name,
+        queue=spec.queue,
+        invocable=spec.invocable,
+        schedules=[schedule.name for schedule in spec.schedules],
+        windows=spec.windows,
+        concurrency=spec.concurrency,
+        max_attempts=spec.max_attempts,
+        timeout=spec.timeout,
+        keep_completed=spec.keep_completed,
+        keep_failed=spec.keep_failed,
+        paused=("task", spec.name) in paused or ("queue", spec.queue) in paused,
+    )
+
+
+def _window_in_words(window: WindowSpec) -> str:
+    days = f" {' '.join(window.days)}" if window.days else ""
+    return f"{window.start} to {window.end}{days} {window.tz or ''}".rstrip()
+
+
+class ScheduleView(Struct, frozen=True, kw_only=True):
+    """One schedule, as ``schedules --json`` shows it."""
+
+    task: str
+    name: str
+    expression: str
+    tz: str
+    catch_up: str
+    next: datetime
+    last: datetime | None
+    """The last firing, or the moment since which firings count; null before the first start."""
+    paused: bool
+    """Its task, or the task's queue: firings go on making executions, which wait."""
+
+
+@click.command()
+@json_option
+@located
+def schedules(site: Site, as_json: bool) -> None:
+    """List the cron schedules with their next firings."""
+    paused = _paused(site)
+    last = _last_firings(site)
+    now = site.clock.now()
+    views = [
+        _schedule_view(_task_view(spec, paused), schedule, last.get((spec.name, schedule.name)), now)
+        for spec in site.declared()
+        for schedule in spec.schedules
+    ]
+    if as_json:
+        render.show_json(views)
+    elif not views:
+        render.say("no schedules")
+    else:
+        render.table(
+            ["TASK", "SCHEDULE", "CRON", "ZONE", "NEXT", "IN", ""],
+            [
+                [
+                    view.task,
+                    view.name,
+                    view.expression,
+                    view.tz,
+                    render.local(view.next),
+                    render.took(moment(now), view.next),
+                    "paused" if view.paused else "",
+                ]
+                for view in sorted(views, key=lambda view: view.next)
+            ],
+        )
+
+
+def _last_firings(site: Site) -> dict[tuple[str, str], Instant]:
+    if not site.has_database():
+        return {}
+    with site.reading() as connection:
+        return stored_schedules.last_firings(connection)
+
+
+def _schedule_view(
+    task: TaskView, schedule: ScheduleSpec, last: Instant | None, now: Instant
+) -> ScheduleView:
+    zone = schedule.tz or "UTC"
+    return ScheduleView(
+        task=task.name,
+        name=schedule.name,
+        expression=schedule.expression,
+        tz=zone,
+        catch_up=schedule.catch_up,
+        next=moment(Cron(schedule.expression, zone).next_firing(now)),
+        last=None if last is None else moment(last),
+        paused=task.paused,
+    )

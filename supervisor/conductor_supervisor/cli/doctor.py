@@ -1,0 +1,195 @@
+"""``doctor``: is everything in place? Each check is a function that returns what it found."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import shutil
+import sqlite3
+import sys
+import tempfile
+import zoneinfo
+from collections.abc import Callable
+from typing import Literal, TypeAlias
+
+import click
+from msgspec import Struct
+
+from conductor_protocol.errors import ConductorError
+from conductor_protocol.units import moment, size_in_words
+from conductor_supervisor import control
+from conductor_supervisor.cli import render
+from conductor_supervisor.cli.site import Site, json_option, located
+from conductor_supervisor.errors import NotRunning, StoreError
+
+OLDEST_PYTHON = (3, 11)
+PACKAGES = ("conductor-supervisor", "click", "croniter", "msgspec", "psutil", "pyzmq", "rich", "sqlalchemy")
+LITTLE_SPACE = 100 * 1024 * 1024
+"""Bytes free beside the database below which it is worth a warning."""
+
+Health: TypeAlias = Literal["ok", "warning", "problem"]
+
+
+class Finding(Struct, frozen=True):
+    """What one check found."""
+
+    check: str
+    health: Health
+    found: str
+    advice: str = ""
+    """What to do, where something is to be done."""
+
+
+@click.command()
+@json_option
+@located
+def doctor(site: Site, as_json: bool) -> None:
+    """Check that everything is in place.
+
+    Python, packages, app, database, runtime folder. The exit status is 1 if there is a problem.
+    """
+    findings = _examine(site)
+    if as_json:
+        render.show_json(findings)
+    else:
+        render.table(
+            ["CHECK", "", "FOUND"],
+            [[finding.check, finding.health, finding.found] for finding in findings],
+        )
+        for finding in findings:
+            if finding.advice:
+                render.say(f"\n{finding.check}: {finding.advice}")
+    if any(finding.health == "problem" for finding in findings):
+        click.get_current_context().exit(1)
+
+
+def _examine(site: Site) -> list[Finding]:
+    findings = [_finding(name, check, site) for name, check in CHECKS.items()]
+    try:
+        site.url  # noqa: B018 - asks the app
+    except ConductorError:
+        return [
+            *findings,
+            Finding("database", "problem", "not checked: only the app knows which"),
+        ]
+    return [*findings, *(_finding(name, check, site) for name, check in CHECKS_AT_DATABASE.items())]
+
+
+def _finding(name: str, check: Check, site: Site) -> Finding:
+    try:
+        return check(name, site)
+    except ConductorError as error:
+        found, _, advice = str(error).partition("; ")
+        return Finding(name, "problem", found, advice)
+
+
+def _python(name: str, _site: Site) -> Finding:
+    version = ".".join(map(str, sys.version_info[:3]))
+    if sys.version_info < OLDEST_PYTHON:
+        return Finding(name, "problem", version, "install Python 3.11 or later")
+    return Finding(name, "ok", f"{version} at {sys.executable}")
+
+
+def _packages(name: str, _site: Site) -> Finding:
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            return Finding(name, "problem", f"{package} is missing", f"write: pip install {package}")
+    return Finding(name, "ok", ", ".join(f"{package} {version}" for package, version in versions.items()))
+
+
+def _sqlite(name: str, _site: Site) -> Finding:
+    from conductor_supervisor.store.database import OLDEST_SQLITE
+
+    if sqlite3.sqlite_version_info < OLDEST_SQLITE:
+        wanted = ".".join(map(str, OLDEST_SQLITE))
+        return Finding(
+            name, "problem", sqlite3.sqlite_version, f"use a Python that was built with {wanted} or later"
+        )
+    return Finding(name, "ok", sqlite3.sqlite_version)
+
+
+def _zones(name: str, _site: Site) -> Finding:
+    known = len(zoneinfo.available_timezones())
+    if known < 100:
+        return Finding(name, "problem", f"{known} zones", "write: pip install tzdata")
+    return Finding(name, "ok", f"{known} zones")
+
+
+def _settings(name: str, site: Site) -> Finding:
+    if site.settings.config is None:
+        return Finding(name, "ok", "defaults, variables and options; there is no conductor.toml here")
+    return Finding(name, "ok", site.settings.config)
+
+
+def _app(name: str, site: Site) -> Finding:
+    if site.manifest is None:
+        return Finding(
+            name,
+            "warning",
+            "none is named",
+            'put  app = "shop.tasks:app"  into conductor.toml, or name it at start',
+        )
+    return Finding(name, "ok", f"{site.manifest.app} with {len(site.declared())} tasks")
+
+
+def _database(name: str, site: Site) -> Finding:
+    if not site.has_database():
+        return Finding(name, "warning", "there is none yet", "the first start or invocation makes it")
+    with site.writing() as connection:
+        connection.exec_driver_sql("CREATE TEMP TABLE conductor_doctor (one INTEGER)")
+        connection.exec_driver_sql("DROP TABLE conductor_doctor")
+    return Finding(name, "ok", f"{site.database.url_for_people} can be written, and has the newest schema")
+
+
+def _space(name: str, site: Site) -> Finding:
+    folder = site.database_path.parent
+    if not folder.is_dir():
+        raise StoreError(f"the folder {folder} does not exist; make it first: mkdir -p {folder}")
+    free = shutil.disk_usage(folder).free
+    if free < LITTLE_SPACE:
+        return Finding(name, "warning", f"{size_in_words(free)} free in {folder}", "make room")
+    return Finding(name, "ok", f"{size_in_words(free)} free in {folder}")
+
+
+def _runtime(name: str, site: Site) -> Finding:
+    from conductor_supervisor.runtime import runtime_folder
+
+    folder = runtime_folder(site.url, site.settings.runtime)
+    with tempfile.TemporaryFile(dir=folder):
+        return Finding(name, "ok", f"{folder}, {len(os.fsencode(folder))} bytes: short enough for sockets")
+
+
+def _supervisor(name: str, site: Site) -> Finding:
+    try:
+        answer = site.ask(control.AskStatus())
+    except NotRunning:
+        return Finding(name, "warning", "none is running here", "start one: conductor-supervisor start")
+    if not isinstance(answer, control.Status):
+        return Finding(name, "problem", f"gave an answer of another kind: {answer}")
+    return Finding(
+        name, "ok", f"process {answer.pid}, {answer.state} since {render.local(moment(answer.started))}"
+    )
+
+
+Check: TypeAlias = Callable[[str, Site], Finding]
+
+CHECKS: dict[str, Check] = {
+    "Python": _python,
+    "packages": _packages,
+    "SQLite": _sqlite,
+    "time zones": _zones,
+    "settings": _settings,
+    "app": _app,
+}
+"""By name, in the order in which they are made."""
+
+CHECKS_AT_DATABASE: dict[str, Check] = {
+    "disk space": _space,
+    "database": _database,
+    "runtime folder": _runtime,
+    "supervisor": _supervisor,
+}
+"""Those that need to know which database is meant."""

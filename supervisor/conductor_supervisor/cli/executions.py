@@ -1,0 +1,266 @@
+"""What changes executions: ``invoke``, ``cancel``, ``retry``."""
+
+from __future__ import annotations
+
+import sys
+import time
+from datetime import datetime
+from pathlib import Path
+
+import click
+import msgspec
+from msgspec import Raw
+
+from conductor_protocol.errors import UsageError
+from conductor_protocol.manifest import TASK_NAME, TaskSpec
+from conductor_protocol.operations import (
+    FINISHED,
+    CancelExecution,
+    Changed,
+    GetOutcome,
+    Invoked,
+    InvokeMany,
+    NewExecution,
+    Outcome,
+    RetryExecution,
+    State,
+)
+from conductor_protocol.units import Instant, in_words, instant, seconds, size_in_words
+from conductor_supervisor.cli import render
+from conductor_supervisor.cli.site import Site, json_option, located
+from conductor_supervisor.errors import SupervisorError
+from conductor_supervisor.readers import suggestion
+
+FIRST_WAIT = 0.01
+LONGEST_WAIT = 0.5
+"""Seconds between looks at an execution that is waited for: few at first, then more."""
+
+# Invoking
+
+
+@click.command()
+@click.argument("task")
+@click.argument("payload", required=False, metavar="[JSON]")
+@click.option("--file", metavar="FILE", help='Read the payload from a file, or from stdin with "-".')
+@click.option("--delay", metavar="DURATION", help='Not before this time has passed, such as "90s".')
+@click.option("--run-at", metavar="MOMENT", help="Not before this moment, such as 2030-01-31T08:00+01:00.")
+@click.option(
+    "--priority",
+    metavar="N",
+    type=click.IntRange(-32768, 32767),
+    default=0,
+    help="Higher first; -32768 to 32767, usually 0.",
+)
+@click.option(
+    "--dedupe-key", metavar="KEY", help="While one with this key is unfinished, that one is given back."
+)
+@click.option("--wait", is_flag=True, help="Wait until it has finished, and print its result.")
+@click.option("--timeout", metavar="DURATION", help="With --wait: wait no longer than this.")
+@json_option
+@located
+def invoke(
+    site: Site,
+    task: str,
+    payload: str | None,
+    file: str | None,
+    delay: str | None,
+    run_at: str | None,
+    priority: int,
+    dedupe_key: str | None,
+    wait: bool,
+    timeout: str | None,
+    as_json: bool,
+) -> None:
+    """Create an execution and print its id.
+
+    TASK is a task's name, JSON its payload (by default null). With --wait the result is printed, on one line,
+    and the id goes to stderr.
+    """
+    limit = _wait_limit(wait, timeout)
+    new = NewExecution(
+        task=task,
+        payload=_payload(payload, file, site.settings.max_payload),
+        delay=0.0 if delay is None else seconds(delay, "--delay"),
+        run_at=_run_at(run_at, delay),
+        priority=priority,
+        dedupe_key=dedupe_key,
+    )
+    _check_task(site, task)
+    answer = site.perform(InvokeMany([new]), Invoked)
+    (execution,), (created,) = answer.ids, answer.created
+    if wait:
+        _report_outcome(execution, created, _outcome(site, execution, limit), as_json)
+    elif as_json:
+        render.show_json({"id": execution, "created": created})
+    else:
+        render.say(execution)
+        if not created:
+            render.remark(f"an unfinished execution of {task} has the dedupe key {dedupe_key!r} already")
+
+
+def _wait_limit(wait: bool, timeout: str | None) -> float | None:
+    if timeout is None:
+        return None
+    if not wait:
+        raise UsageError("--timeout says how long to wait; write --wait too")
+    return seconds(timeout, "--timeout")
+
+
+def _payload(text: str | None, file: str | None, limit: int) -> Raw:
+    if text is not None and file is not None:
+        raise UsageError("the payload is given twice; write either JSON or --file")
+    source = _contents(file) if file is not None else (text or "null").encode()
+    try:
+        payload = msgspec.json.encode(msgspec.json.decode(source))
+    except (msgspec.MsgspecError, UnicodeError) as error:
+        raise UsageError(_not_json(text, file, error)) from error
+    if len(payload) > limit:
+        raise UsageError(
+            f"the payload has {size_in_words(len(payload))}; at most {size_in_words(limit)} are allowed: "
+            "store it elsewhere and pass a reference, or raise max_payload in conductor.toml"
+        )
+    return Raw(payload)
+
+
+def _contents(file: str) -> bytes:
+    try:
+        return sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
+    except OSError as error:
+        raise UsageError(f"--file {file}: cannot be read: {error.strerror}") from error
+
+
+def _not_json(text: str | None, file: str | None, error: Exception) -> str:
+    if text is None:
+        return f"--file {file}: not JSON: {error}"
+    return (
+        f"the payload: expected JSON such as '{{\"id\": 1}}', got {text!r} ({error}); "
+        f"text is written '{render.compact_json(text)}'"
+    )
+
+
+def _run_at(text: str | None, delay: str | None) -> Instant | None:
+    if text is None:
+        return None
+    if delay is not None:
+        raise UsageError("--delay and --run-at both say when; write one of them")
+    try:
+        when = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise UsageError(
+            f"--run-at: expected a moment such as 2030-01-31T08:00+01:00, got {text!r}"
+        ) from error
+    if when.tzinfo is None:
+        raise UsageError(f"--run-at: {text!r} names no time zone; write {text}Z or {text}+01:00")
+    return instant(when)
+
+
+def _check_task(site: Site, name: str) -> None:
+    if not TASK_NAME.fullmatch(name):
+        raise UsageError(f"TASK: expected letters, digits, -, _ and . (at most 200), got {name!r}")
+    known = {spec.name: spec for spec in site.declared()}
+    if name not in known and site.manifest is not None:
+        known |= {spec.name: spec for spec in site.manifest.tasks}
+    if not known:
+        render.remark(f"no supervisor has run here yet, so nobody could check that there is a task {name!r}")
+    elif name not in known:
+        raise UsageError(f"there is no task {name!r}{suggestion(name, known)}")
+    elif not known[name].invocable:
+        raise UsageError(_not_invocable(known[name]))
+
+
+def _not_invocable(spec: TaskSpec) -> str:
+    return (
+        f"task {spec.name} may not be invoked by name: it runs on its schedule. "
+        "Declare it with invocable=True to allow it"
+    )
+
+
+def _outcome(site: Site, execution: str, limit: float | None) -> Outcome:
+    """Wait until an execution has finished.
+
+    :raises SupervisorError: if it has not within the limit.
+    """
+    render.remark(execution)
+    if not site.is_running():
+        render.remark("no supervisor is running here; the execution waits for one")
+    began = time.monotonic()
+    wait = FIRST_WAIT
+    while True:
+        outcome = site.perform(GetOutcome(execution), Outcome)
+        if outcome.state in FINISHED:
+            return outcome
+        if limit is not None and time.monotonic() - began >= limit:
+            raise SupervisorError(
+                f"execution {execution} is {outcome.state}, not finished after {in_words(limit)}; "
+                f"it goes on: conductor-supervisor show {execution}"
+            )
+        time.sleep(wait)
+        wait = min(LONGEST_WAIT, wait * 1.5)
+
+
+def _report_outcome(execution: str, created: bool, outcome: Outcome, as_json: bool) -> None:
+    if as_json:
+        render.show_json(
+            {
+                "id": execution,
+                "created": created,
+                "state": outcome.state,
+                "result": outcome.result,
+                "error": outcome.error,
+            }
+        )
+        if outcome.state != "completed":
+            click.get_current_context().exit(1)
+    elif outcome.state != "completed":
+        why = f": {render.failure(outcome.error)}" if outcome.error else ""
+        raise SupervisorError(f"execution {execution} {_ended(outcome.state)}{why}")
+    else:
+        render.say(render.compact_json(outcome.result))
+
+
+def _ended(state: State) -> str:
+    return "was cancelled" if state == "cancelled" else state
+
+
+# Changing
+
+
+@click.command()
+@click.argument("execution", metavar="ID")
+@click.option("--reason", metavar="TEXT", help="Why; kept with the execution.")
+@located
+def cancel(site: Site, execution: str, reason: str | None) -> None:
+    """Cancel an execution.
+
+    A waiting one is cancelled at once; a running one is asked to stop, and stopped if it does not.
+    """
+    whole = site.find_id(execution)
+    answer = site.perform(CancelExecution(whole, reason), Changed)
+    if not answer.changed:
+        raise SupervisorError(f"execution {whole} is {answer.state} already; there is nothing to cancel")
+    if answer.state == "running":
+        render.say(f"{whole} is asked to stop; it ends at its next checkpoint or step")
+    else:
+        render.say(f"{whole} is cancelled")
+
+
+@click.command()
+@click.argument("given", nargs=-1, required=True, metavar="ID...")
+@located
+def retry(site: Site, given: tuple[str, ...]) -> None:
+    """Retry failed or cancelled executions.
+
+    They get all their attempts anew; their recorded steps stay.
+    """
+    refused = []
+    for execution in given:
+        whole = site.find_id(execution)
+        answer = site.perform(RetryExecution(whole), Changed)
+        if answer.changed:
+            render.say(f"{whole} is ready again")
+        else:
+            refused.append(
+                f"execution {whole} is {answer.state}; only a failed or cancelled one can be retried"
+            )
+    if refused:
+        raise SupervisorError("\n".join(refused))

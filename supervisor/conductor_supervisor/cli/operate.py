@@ -1,0 +1,259 @@
+"""What concerns the supervisor as a whole: ``status``, ``pause``, ``resume``, ``stop``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import get_args
+
+import click
+import psutil
+from msgspec import Struct
+
+from conductor_protocol.errors import UsageError
+from conductor_protocol.operations import FINISHED, State
+from conductor_protocol.units import in_words, moment, size_in_words
+from conductor_supervisor import control
+from conductor_supervisor.cli import render
+from conductor_supervisor.cli.site import Site, json_option, located
+from conductor_supervisor.cli.waiting import Waiting, waiting
+from conductor_supervisor.errors import NotRunning, SupervisorError
+from conductor_supervisor.readers import suggestion
+from conductor_supervisor.store import executions, tasks
+from conductor_supervisor.store.tasks import Kind
+
+DEFAULT_QUEUE = "default"
+
+
+# status
+
+
+class SupervisorView(Struct, frozen=True, kw_only=True):
+    """The running supervisor."""
+
+    pid: int
+    app: str
+    state: str
+    """``running`` or ``draining``."""
+    started: datetime
+    memory: int
+    """Resident bytes."""
+    runners: list[control.RunnerStatus]
+
+
+class Paused(Struct, frozen=True):
+    """A task or a queue that is paused."""
+
+    kind: Kind
+    name: str
+
+
+class StatusView(Struct, frozen=True, kw_only=True):
+    """What ``status --json`` shows."""
+
+    database: str
+    supervisor: SupervisorView | None
+    """Null: none is running."""
+    counts: dict[str, dict[State, int]]
+    """Executions by task and state; finished ones are counted to 10,000."""
+    paused: list[Paused]
+    waiting: list[Waiting]
+
+
+@click.command()
+@json_option
+@located
+def status(site: Site, as_json: bool) -> None:
+    """Show what runs and what waits.
+
+    Which runner does what, how many executions there are in each state, and why ready ones do not run.
+    """
+    view = _status(site)
+    if as_json:
+        render.show_json(view)
+        return
+    _show_supervisor(view, moment(site.clock.now()))
+    _show_counts(view)
+    for one in view.paused:
+        render.say(f"{one.kind} {one.name} is paused; let it go on: conductor-supervisor resume {one.name}")
+    _show_waiting(view)
+
+
+def _status(site: Site) -> StatusView:
+    specs = site.declared()
+    with site.reading() as connection:
+        counts = executions.counts(connection)
+        paused = sorted(tasks.paused(connection))
+    return StatusView(
+        database=site.database.url_for_people,
+        supervisor=_supervisor(site),
+        counts={task: counts[task] for task in sorted(counts)},
+        paused=[Paused(kind, name) for kind, name in paused],
+        waiting=waiting(specs, counts, paused, site.clock.now()),
+    )
+
+
+def _supervisor(site: Site) -> SupervisorView | None:
+    try:
+        answer = site.ask(control.AskStatus())
+    except NotRunning:
+        return None
+    if not isinstance(answer, control.Status):
+        raise SupervisorError(f"the supervisor gave an answer of another kind: {answer}")
+    return SupervisorView(
+        pid=answer.pid,
+        app=answer.app,
+        state=answer.state,
+        started=moment(answer.started),
+        memory=answer.memory,
+        runners=answer.runners,
+    )
+
+
+def _show_supervisor(view: StatusView, now: datetime) -> None:
+    supervisor = view.supervisor
+    render.say(f"database    {view.database}")
+    if supervisor is None:
+        render.say("supervisor  not running; start one: conductor-supervisor start")
+        return
+    render.say(
+        f"supervisor  {supervisor.state} {supervisor.app}, process {supervisor.pid}, "
+        f"for {render.took(supervisor.started, now)}, {size_in_words(supervisor.memory)}"
+    )
+    render.say()
+    render.table(
+        ["RUNNER", "PID", "QUEUE", "STATE", "TASK", "EXECUTION", "STEP", "FOR", "MEMORY", "PROGRESS"],
+        [_runner_row(runner) for runner in supervisor.runners],
+    )
+
+
+def _runner_row(runner: control.RunnerStatus) -> Sequence[str]:
+    return [
+        str(runner.number),
+        "" if runner.pid is None else str(runner.pid),
+        runner.queue,
+        runner.state,
+        runner.task or "",
+        render.short_id(runner.execution) if runner.execution else "",
+        runner.step or "",
+        "" if runner.seconds is None else in_words(runner.seconds),
+        "" if runner.memory is None else size_in_words(runner.memory),
+        render.progress(runner.done, runner.total, runner.message) or runner.note,
+    ]
+
+
+def _show_counts(view: StatusView) -> None:
+    if not view.counts:
+        render.say("\nno executions")
+        return
+    states = [state for state in get_args(State) if any(state in of_task for of_task in view.counts.values())]
+    render.say()
+    render.table(
+        ["TASK", *(state.upper() for state in states)],
+        [
+            [task, *(_count(of_task.get(state, 0), state) for state in states)]
+            for task, of_task in view.counts.items()
+        ],
+    )
+
+
+def _count(number: int, state: State) -> str:
+    if state in FINISHED and number >= executions.COUNTED_AT_MOST:
+        return f"{number:,}+"
+    return f"{number:,}" if number else ""
+
+
+def _show_waiting(view: StatusView) -> None:
+    if view.waiting:
+        render.say("\nwaiting")
+    for one in view.waiting:
+        until = f", which opens {render.local(one.until)}" if one.until is not None else ""
+        render.say(f"  {one.executions} of {one.task}: {one.reason}{until}")
+
+
+# pause and resume
+
+of_task = click.option("--task", "kind", flag_value="task", help="NAME is a task.")
+of_queue = click.option("--queue", "kind", flag_value="queue", help="NAME is a queue.")
+
+
+@click.command()
+@click.argument("name")
+@of_task
+@of_queue
+@located
+def pause(site: Site, name: str, kind: Kind | None) -> None:
+    """Pause a task or a queue.
+
+    No more of its executions are started; what runs goes on.
+    """
+    kind = _kind(site, name, kind)
+    with site.writing() as connection:
+        changed = tasks.pause(connection, kind, name, site.clock.now())
+    render.say(f"{kind} {name} is paused" if changed else f"{kind} {name} was paused already")
+
+
+@click.command()
+@click.argument("name")
+@of_task
+@of_queue
+@located
+def resume(site: Site, name: str, kind: Kind | None) -> None:
+    """Let a paused task or queue go on."""
+    with site.reading() as connection:
+        paused = [paused_kind for paused_kind, paused_name in tasks.paused(connection) if paused_name == name]
+    kind = kind or (paused[0] if len(paused) == 1 else _kind(site, name, None))
+    with site.writing() as connection:
+        changed = tasks.resume(connection, kind, name)
+    render.say(f"{kind} {name} goes on" if changed else f"{kind} {name} was not paused")
+
+
+def _kind(site: Site, name: str, said: Kind | None) -> Kind:
+    """Return whether a name is a task or a queue.
+
+    :raises UsageError: if it is neither, or both and nobody said which.
+    """
+    specs = site.declared()
+    names: dict[Kind, set[str]] = {
+        "task": {spec.name for spec in specs},
+        "queue": {spec.queue for spec in specs} | {DEFAULT_QUEUE},
+    }
+    fitting = [kind for kind in names if name in names[kind] and said in (None, kind)]
+    if len(fitting) == 1:
+        return fitting[0]
+    if fitting:
+        raise UsageError(f"there are a task and a queue named {name!r}; write --task or --queue")
+    known = names[said] if said else names["task"] | names["queue"]
+    raise UsageError(f"there is no {said or 'task or queue'} {name!r}{suggestion(name, known)}")
+
+
+# stop
+
+
+@click.command()
+@click.option("--now", is_flag=True, help="Do not wait for checkpoints; nothing is lost either way.")
+@click.option("--wait", is_flag=True, help="Return only when the supervisor has ended.")
+@located
+def stop(site: Site, now: bool, wait: bool) -> None:
+    """Stop the running supervisor.
+
+    What runs goes back to the queue with its steps.
+    """
+    supervisor = _supervisor(site)
+    if supervisor is None:
+        raise NotRunning("no supervisor is running here")
+    answer = site.ask(control.AskStop(now=now))
+    if isinstance(answer, control.Rejected):
+        raise SupervisorError(answer.message)
+    if wait:
+        _wait_for_end(supervisor.pid)
+        render.say(f"supervisor {supervisor.pid} has stopped")
+    else:
+        render.say(f"supervisor {supervisor.pid} is stopping")
+
+
+def _wait_for_end(pid: int) -> None:
+    try:
+        psutil.Process(pid).wait()
+    except psutil.NoSuchProcess:
+        return

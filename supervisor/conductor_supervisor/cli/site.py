@@ -1,0 +1,248 @@
+"""Where a command works: the settings of the current folder, and the database and supervisor they lead to."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Self, TypeVar
+
+import click
+
+from conductor_protocol.errors import UsageError
+from conductor_protocol.manifest import Manifest, TaskSpec
+from conductor_protocol.operations import Answer, NotFound, Operation, Refused
+from conductor_supervisor import control
+from conductor_supervisor.clock import clock_from_environment
+from conductor_supervisor.errors import AppError, NotRunning, StoreError, SupervisorError
+from conductor_supervisor.overrides import effective
+from conductor_supervisor.settings import SETTINGS, Settings, database_url, load
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+    from conductor_supervisor.door import Door
+    from conductor_supervisor.store.database import Database
+
+A = TypeVar("A", bound=Answer)
+R = TypeVar("R")
+
+WHOLE_ID = 36
+SHORTEST_ID = 6
+"""Characters of an id: all, and as few as may name one by its end. (Ids begin with the time, so beginnings
+are much alike.)"""
+
+
+class Site:
+    """The settings of the current folder and what they lead to, each found when first asked for."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.clock = clock_from_environment()
+        self._open = ExitStack()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._open.close()
+
+    @cached_property
+    def manifest(self) -> Manifest | None:
+        """What the configured app declares, read in a child process; None if no app is configured."""
+        if self.settings.app is None:
+            return None
+        from conductor_supervisor.processes.describe import current_folder, describe
+
+        return describe(self.settings.app, current_folder())
+
+    @cached_property
+    def url(self) -> str:
+        """The database's URL. The app is asked only where the operators name none.
+
+        :raises AppError: if it would have to be asked, and cannot be read.
+        """
+        if self.settings.database is not None:
+            return self.settings.database
+        try:
+            return database_url(self.settings, self.manifest)
+        except AppError as error:
+            raise AppError(
+                f"{error}\nOnly the app knows which database is meant; name it with --database to do without"
+            ) from error
+
+    @property
+    def folder(self) -> Path:
+        """The runtime folder, be it there or not."""
+        from conductor_supervisor.runtime import find_runtime_folder
+
+        return find_runtime_folder(self.url, self.settings.runtime)
+
+    # The database
+
+    @cached_property
+    def door(self) -> Door:
+        """The way of every client into the database, which is made if there is none."""
+        from conductor_supervisor.door import Door
+
+        door = Door(self.url, self.settings.runtime)
+        self._open.callback(door.close)
+        return door
+
+    def has_database(self) -> bool:
+        """Tell whether the database is there already."""
+        return self.database_path.exists()
+
+    def require_database(self) -> None:
+        """Refuse to go on where there is no database: a command that only looks makes none.
+
+        :raises StoreError: if there is none yet.
+        """
+        if not self.has_database():
+            raise StoreError(
+                f"there is no database at {self.database_path}; name the right one with --database, "
+                "or make it: conductor-supervisor migrate"
+            )
+
+    @property
+    def database_path(self) -> Path:
+        """The database's file, be it there or not."""
+        from conductor_supervisor.store.location import locate
+
+        return locate(self.url).path
+
+    @cached_property
+    def database(self) -> Database:
+        """The database itself, for what no client operation tells.
+
+        :raises StoreError: if there is none yet, or it cannot be used.
+        """
+        from conductor_supervisor.store.database import Database
+
+        self.require_database()
+        database = Database.open(self.url)
+        self._open.callback(database.close)
+        database.migrate()
+        return database
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """A transaction that sees one moment of the database."""
+        with self._worded(), self.database.reading() as connection:
+            yield connection
+
+    @contextmanager
+    def writing(self) -> Iterator[Connection]:
+        """A transaction that may write; the supervisor hears of it at once."""
+        from conductor_supervisor.runtime import poke
+
+        with self._worded(), self.database.writing() as connection:
+            yield connection
+        poke(self.folder)
+
+    @contextmanager
+    def _worded(self) -> Iterator[None]:
+        from sqlalchemy.exc import SQLAlchemyError
+
+        from conductor_supervisor.store.database import reason
+
+        try:
+            yield
+        except SQLAlchemyError as error:
+            raise StoreError(f"{self.database.url_for_people} cannot be used: {reason(error)}") from error
+
+    def find_id(self, text: str) -> str:
+        """Return the id of the execution that is meant: named whole, or by its end.
+
+        :raises UsageError: if the text is too short, or several executions end so.
+        :raises SupervisorError: if no execution has such an id.
+        """
+        self.require_database()
+        if len(text) >= WHOLE_ID:
+            return text.lower()
+        if len(text) < SHORTEST_ID:
+            raise UsageError(
+                f"ID: expected an id or at least the last {SHORTEST_ID} characters of one, got {text!r}"
+            )
+        from conductor_supervisor.store.lookup import ids_ending_in
+
+        with self.reading() as connection:
+            found = ids_ending_in(connection, text.lower(), at_most=2)
+        if not found:
+            raise SupervisorError(
+                f"no execution has an id that ends in {text}; see: conductor-supervisor list"
+            )
+        if len(found) > 1:
+            raise UsageError(f"several executions have ids that end in {text}, such as {' and '.join(found)}")
+        return found[0]
+
+    def perform(self, operation: Operation, expected: type[A]) -> A:
+        """Have a client's operation performed, and return its answer.
+
+        :raises SupervisorError: if it is refused, or speaks of an execution that does not exist.
+        """
+        answer = self.door.perform(operation)
+        if isinstance(answer, expected):
+            return answer
+        if isinstance(answer, NotFound):
+            raise SupervisorError(f"no execution {answer.id}; see: conductor-supervisor list")
+        raise SupervisorError(
+            answer.message if isinstance(answer, Refused) else f"unexpected answer: {answer}"
+        )
+
+    def declared(self) -> tuple[TaskSpec, ...]:
+        """Return the tasks that the supervisor declared last; before its first start, those of the app."""
+        from conductor_supervisor.store import tasks
+
+        if self.has_database():
+            with self.reading() as connection:
+                known = tuple(tasks.declared(connection))
+            if known:
+                return known
+        return effective(self.manifest, self.settings) if self.manifest is not None else ()
+
+    # The supervisor
+
+    def ask(self, request: control.Request) -> control.Reply:
+        """Ask the running supervisor.
+
+        :raises NotRunning: if there is none.
+        """
+        return control.ask(self.folder, request)
+
+    def is_running(self) -> bool:
+        """Tell whether a supervisor answers."""
+        try:
+            self.ask(control.AskStatus())
+        except NotRunning:
+            return False
+        return True
+
+
+def located(command: Callable[..., R]) -> Callable[..., R]:
+    """Give a command its :class:`Site` as first argument, and the options that say where that is.
+
+    Every other parameter of the command that is named like a setting is one: it goes into the settings.
+    """
+    names = [setting.name for setting in SETTINGS]
+
+    @click.option("--database", metavar="URL", help="Database to use, such as sqlite:///conductor.db.")
+    @click.option("--config", metavar="FILE", help="Settings file to read instead of conductor.toml.")
+    @click.option("--runtime", metavar="DIR", help="Folder of the supervisor's sockets and lock.")
+    @functools.wraps(command)
+    def at_site(*, config: str | None, **given: object) -> R:
+        options = {name: given.pop(name) for name in names if name in given}
+        settings = load(Path.cwd(), os.environ, options, Path(config) if config else None)
+        with Site(settings) as site:
+            return command(site, **given)
+
+    return at_site
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")

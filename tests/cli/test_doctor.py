@@ -1,0 +1,80 @@
+"""``doctor`` tells what is in place, and what to do about the rest."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+from workplace import PretendSupervisor, Workplace, status
+
+from conductor_protocol.manifest import TaskSpec
+
+
+def findings(workplace: Workplace, exit_status: int = 0) -> dict[str, tuple[str, str, str]]:
+    """Return what was found, by check."""
+    return {
+        one["check"]: (one["health"], one["found"], one["advice"])
+        for one in workplace.json("doctor", status=exit_status)
+    }
+
+
+def test_a_new_folder_has_no_problem(workplace: Workplace) -> None:
+    """No app, no database, no supervisor: each is a warning that says what to do."""
+    found = findings(workplace)
+    warned = {check for check, (health, _, _) in found.items() if health != "ok"}
+    assert warned == {"app", "database", "supervisor"}
+    assert all(found[check][2] for check in warned)
+    assert not Path("conductor.db").exists()
+
+
+def test_a_running_place_is_all_well(workplace: Workplace) -> None:
+    """Database, runtime folder and supervisor."""
+    workplace.declare(TaskSpec("resize"))
+    with PretendSupervisor(workplace.runtime, lambda _: status()):
+        found = findings(workplace)
+    assert found["supervisor"][:2][0] == "ok"
+    assert "process 4711" in found["supervisor"][1]
+    assert found["database"][0] == "ok"
+    assert found["runtime folder"][0] == "ok"
+
+
+def test_a_database_that_cannot_be_used_is_a_problem(workplace: Workplace) -> None:
+    """Exit status 1, and the other checks are made all the same."""
+    Path("conductor.db").write_text("this is not a database" * 100)
+    found = findings(workplace, exit_status=1)
+    assert found["database"][0] == "problem"
+    assert "not a database" in found["database"][1]
+    assert found["runtime folder"][0] == "ok"
+
+
+def test_a_folder_that_is_missing_is_a_problem(workplace: Workplace) -> None:
+    """With the command that makes it."""
+    result = workplace.run("doctor", "--database", "sqlite:///none/conductor.db", status=1)
+    assert "mkdir -p" in result.stdout
+
+
+def test_a_runtime_folder_that_others_can_enter_is_a_problem(workplace: Workplace) -> None:
+    """With the command that mends it."""
+    workplace.runtime.chmod(0o755)
+    health, _, advice = findings(workplace, exit_status=1)["runtime folder"]
+    assert health == "problem"
+    assert advice.startswith("write: chmod 700")
+
+
+def test_an_old_sqlite_is_a_problem(workplace: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It must know RETURNING."""
+    monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 34, 1))
+    monkeypatch.setattr(sqlite3, "sqlite_version", "3.34.1")
+    assert findings(workplace, exit_status=1)["SQLite"] == (
+        "problem",
+        "3.34.1",
+        "use a Python that was built with 3.35 or later",
+    )
+
+
+def test_people_get_a_table_and_the_advice_below_it(workplace: Workplace) -> None:
+    """One line for each check."""
+    shown = workplace.run("doctor").stdout
+    assert shown.splitlines()[0].split() == ["CHECK", "FOUND"]
+    assert "\nsupervisor: start one: conductor-supervisor start\n" in shown

@@ -1,0 +1,251 @@
+"""``list``, ``show``, ``tasks``, ``schedules``: what people and programs see."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from workplace import NOON, SECOND, Workplace
+
+from conductor_protocol.manifest import ScheduleSpec, TaskSpec, WindowSpec
+from conductor_protocol.operations import CrashReport, Failure, ProgressView
+from conductor_supervisor.store import executions, steps, tasks
+from conductor_supervisor.store.executions import Ending
+from conductor_supervisor.store.steps import NewStep
+
+RED = "\x1b[31m"
+
+
+@pytest.fixture
+def crashed(workplace: Workplace) -> str:
+    """An execution that failed once, crashed once, recorded two steps, and is failed."""
+    workplace.declare(TaskSpec("resize"))
+    (execution,) = workplace.insert("resize")
+    first = workplace.claim("resize")
+    with workplace.database.writing() as connection:
+        for number, name in enumerate(["fetch", f"scale {RED}"]):
+            begin = NOON + number * SECOND
+            steps.record(
+                connection, [NewStep(execution, first.claim, name, b"[1]", begin, begin + SECOND // 2, 1)]
+            )
+    workplace.end(
+        Ending(
+            execution=execution,
+            claim=first.claim,
+            state="ready",
+            outcome="failed",
+            charged=True,
+            started=NOON,
+            ended=NOON + 2 * SECOND,
+            failure=Failure(type="ValueError", message="too wide", traceback="line 1\nline 2"),
+        )
+    )
+    second = workplace.claim("resize")
+    workplace.end(
+        Ending(
+            execution=execution,
+            claim=second.claim,
+            state="failed",
+            outcome="crashed",
+            charged=True,
+            started=NOON + 3 * SECOND,
+            ended=NOON + 7 * SECOND,
+            crash=CrashReport(
+                cause='died of SIGSEGV in step "scale", 3.2 s into it',
+                signal="SIGSEGV",
+                step="scale",
+                peak_memory=50 * 1024 * 1024,
+                cpu_seconds=1.5,
+                stderr="about to scale\n",
+                stacks="Fatal Python error: Segmentation fault\n",
+            ),
+        )
+    )
+    return execution
+
+
+def test_show_tells_each_attempt_in_one_sentence(workplace: Workplace, crashed: str) -> None:
+    """Failures with their exception, crashes with their cause."""
+    shown = workplace.run("show", crashed).stdout
+    assert "failed after 2.0 s: ValueError: too wide" in shown
+    assert 'crashed after 4.0 s: the runner died of SIGSEGV in step "scale", 3.2 s into it' in shown
+    assert "peak memory 50 MiB, processor time 1.5 s" in shown
+
+
+def test_show_prints_what_the_dead_runner_left(workplace: Workplace, crashed: str) -> None:
+    """Stacks and the last lines of stderr."""
+    shown = workplace.run("show", crashed).stdout
+    assert "     stacks:\n       Fatal Python error: Segmentation fault\n" in shown
+    assert "     stderr:\n       about to scale\n" in shown
+    assert "stdout" not in shown
+
+
+def test_show_lists_steps_with_their_durations(workplace: Workplace, crashed: str) -> None:
+    """In recorded order."""
+    shown = workplace.run("show", crashed).stdout
+    assert "2 steps" in shown
+    assert re.search(r"^fetch +500 ms +\S+ \S+ +1$", shown, re.MULTILINE)
+
+
+def test_what_tasks_write_cannot_steer_the_terminal(workplace: Workplace, crashed: str) -> None:
+    """Control characters are spelled out."""
+    shown = workplace.run("show", crashed).stdout
+    assert "\x1b" not in shown
+    assert r"scale \x1b[31m" in shown
+
+
+def test_show_as_json_has_the_documented_fields(workplace: Workplace, crashed: str) -> None:
+    """What programs rely on."""
+    shown = workplace.json("show", crashed)
+    assert {"id", "task", "state", "payload", "result", "error", "attempts", "steps"} <= shown.keys()
+    assert [one["outcome"] for one in shown["attempts"]] == ["failed", "crashed"]
+    assert [one["number"] for one in shown["attempts"]] == [1, 2]
+    assert shown["attempts"][0]["started"] == "2030-01-01T12:00:00Z"
+    assert shown["attempts"][0]["error"]["type"] == "ValueError"
+    assert shown["attempts"][1]["crash"]["signal"] == "SIGSEGV"
+    assert shown["steps"][0] == {
+        "name": "fetch",
+        "started": "2030-01-01T12:00:00Z",
+        "ended": "2030-01-01T12:00:00.500000Z",
+        "attempt": 1,
+        "result": [1],
+    }
+
+
+def test_many_steps_are_shown_only_on_request(workplace: Workplace) -> None:
+    """The last fifty, unless asked for all."""
+    (execution,) = workplace.insert("resize")
+    claim = workplace.claim("resize").claim
+    with workplace.database.writing() as connection:
+        steps.record(connection, [NewStep(execution, claim, f"s{i}", b"1", NOON, NOON, 1) for i in range(60)])
+    shown = workplace.run("show", execution).stdout
+    assert "60 steps, the last 50; --all-steps" in shown
+    assert "s10 " in shown
+    assert "s9 " not in shown
+    assert "s9 " in workplace.run("show", execution, "--all-steps").stdout
+
+
+def test_an_execution_may_be_named_by_its_ids_end(workplace: Workplace, crashed: str) -> None:
+    """Six characters or more, in any case."""
+    assert workplace.json("show", crashed[-6:].upper())["id"] == crashed
+
+
+@pytest.mark.parametrize(
+    ("named", "status", "says"),
+    [
+        ("abcde", 2, "ID: expected an id or at least the last 6 characters of one, got 'abcde'"),
+        ("%%%%%%", 1, "no execution has an id that ends in %%%%%%"),
+        ("01999999-9999-7999-9999-999999999999", 1, "no execution 01999999-9999-7999-9999-999999999999"),
+    ],
+)
+def test_an_unknown_id_is_told(
+    workplace: Workplace, crashed: str, named: str, status: int, says: str
+) -> None:
+    """Too short is wrong usage; not there is a failure."""
+    assert says in workplace.error("show", named, status=status)
+
+
+def test_an_ambiguous_end_is_refused(workplace: Workplace) -> None:
+    """Rather than show the wrong one."""
+    ids = workplace.insert("resize", count=2)
+    with workplace.database.writing() as connection:
+        table = executions.executions
+        for number, execution in enumerate(ids):
+            same_end = f"{execution[:20]}{number}{'0' * 15}"
+            connection.execute(table.update().where(table.c.id == execution).values(id=same_end))
+    assert "several executions have ids that end in 000000" in workplace.error("show", "000000", status=2)
+
+
+def test_list_is_newest_first_and_aligned_when_piped(workplace: Workplace, crashed: str) -> None:
+    """Plain text in columns, whole ids, no colours."""
+    (newer,) = workplace.insert("mail")
+    heading, first, second = workplace.run("list").stdout.splitlines()
+    assert heading.split() == ["ID", "TASK", "STATE", "CREATED", "TOOK", "ATTEMPTS", "NOTE"]
+    assert first.split()[:3] == [newer, "mail", "ready"]
+    assert second.split()[:3] == [crashed, "resize", "failed"]
+    assert first.index("mail") == second.index("resize") == heading.index("TASK")
+    assert "\x1b" not in heading + first + second
+
+
+def test_list_can_be_narrowed_and_paged(workplace: Workplace, crashed: str) -> None:
+    """By task, state, number, and from where."""
+    mails = workplace.insert("mail", count=3)
+
+    def listed(*arguments: str) -> list[str]:
+        return [one["id"] for one in workplace.json("list", *arguments)]
+
+    assert listed("--task", "mail") == mails[::-1]
+    assert listed("--state", "failed") == [crashed]
+    assert listed("--limit", "1") == [mails[2]]
+    assert listed("--before", mails[1]) == [mails[0], crashed]
+    assert "Invalid value for '--state'" in workplace.error("list", "--state", "done", status=2)
+
+
+def test_list_says_what_runs_and_how_far_it_is(workplace: Workplace) -> None:
+    """Progress of the running, reason of the waiting."""
+    workplace.insert("resize")
+    claimed = workplace.claim("resize")
+    with workplace.database.writing() as connection:
+        executions.set_progress(
+            connection, [(claimed.id, claimed.claim, ProgressView(done=41, total=100, message="scaling"))]
+        )
+    assert "41/100 (41%) scaling" in workplace.run("list").stdout
+    workplace.run("invoke", "mail", "--delay", "1h")
+    assert re.search(r"mail +scheduled .* delay, due 2030-01-", workplace.run("list").stdout)
+
+
+def test_an_empty_list_says_so(workplace: Workplace) -> None:
+    """Not an empty table."""
+    workplace.run("migrate")
+    assert workplace.run("list").stdout == "no executions\n"
+    assert workplace.json("list") == []
+
+
+@pytest.mark.parametrize("command", [["list"], ["show", "0" * 36], ["cancel", "0" * 36], ["status"]])
+def test_a_command_that_looks_makes_no_database(workplace: Workplace, command: list[str]) -> None:
+    """Looking in the wrong folder must not leave an empty database there."""
+    assert "there is no database at" in workplace.error(*command, status=1)
+    assert not (workplace.folder / "conductor.db").exists()
+
+
+NIGHT = TaskSpec(
+    "night",
+    queue="slow",
+    invocable=False,
+    schedules=(ScheduleSpec("cron", "0 2 * * *", tz="Asia/Tokyo"),),
+    windows=(WindowSpec("02:00", "04:00", tz="Asia/Tokyo", days=("mon",)),),
+    concurrency=2,
+    timeout=600.0,
+)
+
+
+def test_tasks_lists_what_is_declared(workplace: Workplace) -> None:
+    """One line each, with the limits that count."""
+    workplace.declare(TaskSpec("resize"), NIGHT)
+    with workplace.database.writing() as connection:
+        tasks.pause(connection, "queue", "slow", NOON)
+    heading, night, resize = workplace.run("tasks").stdout.splitlines()
+    assert heading.split() == ["TASK", "QUEUE", "TRIGGERS", "WINDOW", "CONCURRENCY", "ATTEMPTS", "TIMEOUT"]
+    assert re.split("  +", night) == [
+        "night", "slow", "cron", "02:00 to 04:00 mon Asia/Tokyo", "2", "3", "10m", "paused"
+    ]  # fmt: skip
+    assert re.split("  +", resize) == ["resize", "default", "invoke", "always", "3"]
+    assert workplace.json("tasks")[0]["concurrency"] == 2
+    assert workplace.json("tasks")[0]["paused"] is True
+
+
+def test_without_tasks_it_is_said_what_to_do(workplace: Workplace) -> None:
+    """No supervisor has run and no app is configured."""
+    assert workplace.run("tasks").stdout.startswith("no tasks: start a supervisor here, or name the app")
+    assert workplace.run("schedules").stdout == "no schedules\n"
+    assert workplace.json("tasks") == []
+
+
+def test_schedules_tells_the_next_firing(workplace: Workplace) -> None:
+    """In the schedule's zone: two at night in Tokyo is 17:00 UTC."""
+    workplace.declare(NIGHT)
+    (schedule,) = workplace.json("schedules")
+    assert (schedule["task"], schedule["name"], schedule["expression"]) == ("night", "cron", "0 2 * * *")
+    assert schedule["next"] == "2030-01-01T17:00:00Z"
+    assert schedule["last"] == "2030-01-01T12:00:00Z"
+    assert "Asia/Tokyo" in workplace.run("schedules").stdout

@@ -1,0 +1,227 @@
+"""``cancel``, ``retry``, ``pause``, ``resume``, ``status``, ``stop``."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from workplace import Answer, PretendSupervisor, Workplace, status
+
+from conductor_protocol.manifest import TaskSpec, WindowSpec
+from conductor_supervisor import control
+from conductor_supervisor.errors import NotRunning
+from conductor_supervisor.store import tasks
+
+
+def test_a_waiting_execution_is_cancelled_at_once(workplace: Workplace) -> None:
+    """And keeps the reason."""
+    (execution,) = workplace.insert("resize")
+    assert workplace.run("cancel", execution, "--reason", "no need").stdout == f"{execution} is cancelled\n"
+    shown = workplace.json("show", execution)
+    assert (shown["state"], shown["cancel_reason"]) == ("cancelled", "no need")
+
+
+def test_a_running_execution_is_asked_to_stop(workplace: Workplace) -> None:
+    """It is the supervisor that stops it."""
+    (execution,) = workplace.insert("resize")
+    workplace.claim("resize")
+    assert "is asked to stop" in workplace.run("cancel", execution).stdout
+    assert workplace.json("show", execution)["cancel_requested"] is True
+
+
+def test_what_is_finished_cannot_be_cancelled(workplace: Workplace) -> None:
+    """Exit status 1."""
+    (execution,) = workplace.insert("resize")
+    workplace.run("cancel", execution)
+    assert "is cancelled already" in workplace.error("cancel", execution, status=1)
+
+
+def test_retry_makes_failed_and_cancelled_ones_ready(workplace: Workplace) -> None:
+    """Several at once; those that cannot be are told, and the exit status is 1."""
+    cancelled, ready = workplace.insert("resize", count=2)
+    workplace.run("cancel", cancelled)
+    result = workplace.run("retry", cancelled, ready, status=1)
+    assert result.stdout == f"{cancelled} is ready again\n"
+    assert f"execution {ready} is ready; only a failed or cancelled one can be retried" in result.stderr
+    assert "Missing argument" in workplace.error("retry", status=2)
+
+
+# pause and resume
+
+
+def paused(workplace: Workplace) -> set[tuple[tasks.Kind, str]]:
+    """Return what is paused."""
+    with workplace.database.reading() as connection:
+        return tasks.paused(connection)
+
+
+def test_a_task_or_a_queue_is_paused_and_resumed_by_name(workplace: Workplace) -> None:
+    """Which of them it is, is found out."""
+    workplace.declare(TaskSpec("resize", queue="media"))
+    assert workplace.run("pause", "resize").stdout == "task resize is paused\n"
+    assert workplace.run("pause", "media").stdout == "queue media is paused\n"
+    assert paused(workplace) == {("task", "resize"), ("queue", "media")}
+    assert workplace.run("pause", "media").stdout == "queue media was paused already\n"
+    assert workplace.run("resume", "media").stdout == "queue media goes on\n"
+    assert workplace.run("resume", "media").stdout == "queue media was not paused\n"
+    assert paused(workplace) == {("task", "resize")}
+
+
+def test_a_name_that_is_both_must_be_told_apart(workplace: Workplace) -> None:
+    """--task or --queue."""
+    workplace.declare(TaskSpec("media", queue="media"))
+    assert "write --task or --queue" in workplace.error("pause", "media", status=2)
+    workplace.run("pause", "media", "--queue")
+    assert paused(workplace) == {("queue", "media")}
+    assert workplace.run("resume", "media").stdout == "queue media goes on\n"
+
+
+def test_an_unknown_name_is_refused_with_near_ones(workplace: Workplace) -> None:
+    """Rather than pause nothing."""
+    workplace.declare(TaskSpec("resize", queue="media"))
+    assert workplace.error("pause", "rezise", status=2).endswith(
+        "there is no task or queue 'rezise'; did you mean resize?"
+    )
+    assert "there is no queue 'resize'; expected one of: default, media" in workplace.error(
+        "pause", "resize", "--queue", status=2
+    )
+
+
+def test_what_the_code_no_longer_declares_can_still_be_resumed(workplace: Workplace) -> None:
+    """A pause must never get stuck."""
+    workplace.declare(TaskSpec("old"))
+    workplace.run("pause", "old")
+    workplace.declare(TaskSpec("new"))
+    assert workplace.run("resume", "old").stdout == "task old goes on\n"
+
+
+# status
+
+
+def test_status_counts_executions_by_task_and_state(workplace: Workplace) -> None:
+    """With or without a supervisor."""
+    workplace.declare(TaskSpec("mail"), TaskSpec("resize"))
+    workplace.insert("resize", count=2)
+    workplace.insert("mail")
+    workplace.claim("resize")
+    shown = workplace.json("status")
+    assert shown["supervisor"] is None
+    assert shown["counts"] == {"mail": {"ready": 1}, "resize": {"ready": 1, "running": 1}}
+    assert shown["waiting"] == []
+    lines = [line.split() for line in workplace.run("status").stdout.splitlines()]
+    assert lines[1][:3] == ["supervisor", "not", "running;"]
+    assert lines[-3:] == [["TASK", "READY", "RUNNING"], ["mail", "1"], ["resize", "1", "1"]]
+
+
+def test_status_says_why_ready_work_waits(workplace: Workplace) -> None:
+    """Paused, at its limit, unknown to the code."""
+    workplace.declare(TaskSpec("mail", queue="post"), TaskSpec("resize", concurrency=1))
+    workplace.insert("resize", count=2)
+    workplace.claim("resize")
+    workplace.insert("mail")
+    workplace.insert("gone")
+    workplace.run("pause", "post")
+    shown = workplace.run("status").stdout
+    assert "queue post is paused; let it go on: conductor-supervisor resume post" in shown
+    assert "1 of resize: at its limit of 1" in shown
+    assert "1 of mail: queue post is paused" in shown
+    assert "1 of gone: unknown task: the running code does not declare it" in shown
+
+
+def test_status_tells_when_a_window_opens(workplace: Workplace) -> None:
+    """A task outside its window: it is noon."""
+    workplace.declare(TaskSpec("night", windows=(WindowSpec("20:00", "06:00", tz="UTC"),)))
+    workplace.insert("night")
+    (waiting,) = workplace.json("status")["waiting"]
+    assert waiting["reason"] == "outside its window"
+    assert waiting["until"] == "2030-01-01T20:00:00Z"
+    assert "1 of night: outside its window, which opens 2030-01-" in workplace.run("status").stdout
+
+
+def test_status_shows_what_each_runner_does(workplace: Workplace) -> None:
+    """From the supervisor's own answer."""
+    workplace.declare(TaskSpec("resize"))
+    busy = control.RunnerStatus(
+        number=1,
+        pid=12,
+        queue="default",
+        state="busy",
+        execution="01" * 18,
+        task="resize",
+        step="scale",
+        seconds=3.25,
+        memory=80 * 1024 * 1024,
+        done=41,
+        total=100,
+        message="scaling",
+    )
+    dead = control.RunnerStatus(number=2, pid=None, queue="media", state="waiting", note="again in 2 s")
+    with PretendSupervisor(workplace.runtime, lambda _: status([busy, dead])):
+        shown = workplace.run("status").stdout
+        programs = workplace.json("status")
+    assert "running shop:app, process 4711" in shown
+    rows = [" ".join(line.split()) for line in shown.splitlines()]
+    assert f"1 12 default busy resize {'01' * 18} scale 3.2 s 80 MiB 41/100 (41%) scaling" in rows
+    assert "2 media waiting again in 2 s" in rows
+    assert programs["supervisor"]["runners"][0]["step"] == "scale"
+    assert programs["supervisor"]["started"] == "2030-01-01T12:00:00Z"
+
+
+# stop
+
+
+def test_stop_without_a_supervisor_fails_at_once(workplace: Workplace) -> None:
+    """Exit status 1."""
+    assert "no supervisor is running here" in workplace.error("stop", status=1)
+
+
+def test_a_socket_that_a_dead_supervisor_left_behind_is_no_supervisor(workplace: Workplace) -> None:
+    """Nobody waits for an answer that cannot come."""
+    with PretendSupervisor(workplace.runtime, lambda _: status()):
+        pass
+    (workplace.runtime / control.SOCKET).touch()
+    assert "no supervisor is running here" in workplace.error("stop", status=1)
+
+
+def test_where_nobody_listens_an_answer_is_not_waited_for(workplace: Workplace) -> None:
+    """However patient the asker is."""
+    with pytest.raises(NotRunning):
+        control.ask(workplace.runtime, control.AskStatus(), timeout=3600)
+
+
+def answering(pid: int, reply: control.Reply) -> Answer:
+    """Return how a supervisor answers that says this to a request to stop."""
+    return lambda request: status(pid=pid) if isinstance(request, control.AskStatus) else reply
+
+
+@pytest.mark.parametrize("now", [False, True])
+def test_stop_asks_the_supervisor(workplace: Workplace, now: bool) -> None:
+    """Gracefully, or with --now without waiting for checkpoints."""
+    with PretendSupervisor(workplace.runtime, answering(4711, control.Accepted())) as supervisor:
+        result = workplace.run("stop", *(["--now"] if now else []))
+    assert result.stdout == "supervisor 4711 is stopping\n"
+    assert supervisor.asked[-1] == control.AskStop(now=now)
+
+
+def test_a_refusal_is_told(workplace: Workplace) -> None:
+    """With the supervisor's own words."""
+    with PretendSupervisor(workplace.runtime, answering(4711, control.Rejected("no"))):
+        assert workplace.error("stop", status=1) == "Error: no"
+
+
+def test_stop_can_wait_until_the_supervisor_has_ended(workplace: Workplace) -> None:
+    """It returns when the process is gone."""
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+
+        def answer(request: control.Request) -> control.Reply:
+            if isinstance(request, control.AskStatus):
+                return status(pid=process.pid)
+            assert process.stdin is not None
+            process.stdin.close()
+            return control.Accepted()
+
+        with PretendSupervisor(workplace.runtime, answer):
+            result = workplace.run("stop", "--wait")
+        assert result.stdout == f"supervisor {process.pid} has stopped\n"
+        assert process.poll() is not None
