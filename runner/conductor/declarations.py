@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 import zoneinfo
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -229,14 +230,15 @@ class Retry:
         return not isinstance(error, self.never_on) and (self.on is None or isinstance(error, self.on))
 
     def waits_of_a_step(self) -> Iterator[float]:
-        """Give the seconds to wait before each further try of a step, without jitter."""
-        if self.spec.delays is not None:
-            yield from self.spec.delays
-            return
-        wait = self.spec.initial
-        for _ in range(TRIES_OF_A_STEP - 1):
-            yield min(wait, self.spec.maximum)
-            wait *= self.spec.factor
+        """Give the seconds to wait before each further try of a step."""
+        spec = self.spec
+        waits = spec.delays
+        if waits is None:
+            waits = tuple(
+                min(spec.maximum, spec.initial * spec.factor**number) for number in range(TRIES_OF_A_STEP - 1)
+            )
+        for wait in waits:
+            yield wait * random.uniform(1 - spec.jitter, 1 + spec.jitter)  # noqa: S311  # spreads load, no secret
 
     def __repr__(self) -> str:
         return f"Retry({self.spec!r})"
@@ -264,7 +266,9 @@ def _exponential(given: Mapping[str, Any]) -> RetrySpec:
 def _exception_types(
     given: ExceptionTypes | Iterable[type[BaseException]], what: str
 ) -> tuple[type[BaseException], ...]:
-    listed = (given,) if isinstance(given, type) else tuple(given)
+    if isinstance(given, type) or not isinstance(given, Iterable):
+        given = (given,)
+    listed = tuple(given)
     for kind in listed:
         if not (isinstance(kind, type) and issubclass(kind, BaseException)):
             raise UsageError(f"Retry {what}: expected exception types such as (ValueError,), got {kind!r}")

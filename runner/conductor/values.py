@@ -64,7 +64,7 @@ def _to_plain(value: object) -> object:
     model = _pydantic_model()
     if model is not None and isinstance(value, model):
         return msgspec.Raw(value.model_dump_json(by_alias=True).encode())
-    raise NotImplementedError(f"{type(value).__module__}.{type(value).__qualname__} has no form in JSON")
+    raise TypeError(f"{type(value).__module__}.{type(value).__qualname__} has no form in JSON")
 
 
 _encoder = msgspec.json.Encoder(enc_hook=_to_plain)
@@ -120,7 +120,7 @@ def _is_subclass(kind: object, base: Any) -> bool:
 def _pydantic_model() -> Any | None:
     """Return pydantic's base class if the user's code has imported pydantic: no value needs it otherwise."""
     pydantic = sys.modules.get("pydantic")
-    return None if pydantic is None else pydantic.BaseModel
+    return getattr(pydantic, "BaseModel", None)
 
 
 # What annotations say

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -36,21 +37,13 @@ def _import_module(name: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name is None or not f"{name}.".startswith(f"{error.name}."):
             raise  # the module is there, and something that it imports is not
-        file = Path(*name.split(".")).with_suffix(".py")
-        hint = (
-            f"; {file} is there, but a folder above it is no package"
-            if file.exists()
-            else _hint_for_path(name)
-        )
+        file = Path(*re.split("[./]", name)).with_suffix(".py")
+        hint = f'; for the file write "{file}:..."' if file.exists() else ""
         raise UsageError(
             f'app: there is no module "{name}" on the path, which begins with {sys.path[0] or "."}{hint}'
         ) from None
     except (TypeError, ValueError) as error:  # "..", ".tasks", ""
         raise UsageError(f'app: "{name}" is no module name: {error}') from None
-
-
-def _hint_for_path(name: str) -> str:
-    return f'; for a file write "{name}.py:..."' if "/" in name else ""
 
 
 def _import_file(path: Path) -> ModuleType:

@@ -112,10 +112,8 @@ class Session:
             try:
                 return loop.run_until_complete(handler)
             except Released as released:
-                if released.word in (
-                    "shutdown",
-                    "window",
-                ):  # steps beside this one end and are recorded first
+                # Steps that run beside this one have effects already: let them end and be recorded.
+                if released.word in ("shutdown", "window"):
                     loop.run_until_complete(link.steps_ended())
                 raise
             finally:
