@@ -16,11 +16,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import TypeVar
+from typing import Self, TypeVar
 
 import msgspec
-from conductor_supervisor.clock import FileClock
-from conductor_supervisor.door import Door
 
 from conductor_protocol.operations import (
     Answer,
@@ -30,10 +28,12 @@ from conductor_protocol.operations import (
     GetExecution,
     Invoked,
     InvokeMany,
-    ListExecutions,
     Listed,
+    ListExecutions,
     NewExecution,
 )
+from conductor_supervisor.clock import FileClock
+from conductor_supervisor.door import Door
 
 PATIENCE = 45.0
 """Seconds to wait for a fact before the test fails."""
@@ -117,7 +117,7 @@ class Project:
         self._supervisors: list[Supervisor] = []
         self._door: Door | None = None
 
-    def __enter__(self) -> Project:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -219,7 +219,7 @@ class Project:
 
     def views(self, **filters: object) -> list[ExecutionView]:
         """List executions."""
-        answer = self.perform(ListExecutions(limit=100_000, **filters))  # type: ignore[arg-type]
+        answer = self.perform(ListExecutions(limit=1000, **filters))  # type: ignore[arg-type]
         assert isinstance(answer, Listed), answer
         return answer.executions
 

@@ -135,7 +135,9 @@ class Dispatcher:
         )
 
     def _step_recorded(self, runner: Runner, done: m.StepDone, late: bool) -> None:
-        word = "abandon" if late else self._word(runner, done.execution, done.claim)
+        if late:
+            runner.take_back(done.execution, done.claim)
+        word = self._word(runner, done.execution, done.claim)
         self._reply(runner, m.StepAck(done.seq, word))
 
     def _load_steps(self, runner: Runner, load: m.LoadSteps) -> None:
@@ -146,7 +148,7 @@ class Dispatcher:
         def refuse(message: str) -> None:
             # Without its recorded steps the attempt must not go on: it could repeat what has been done.
             log.error("execution %s: its steps could not be read: %s", load.execution, message)
-            held = self._work.take_back(runner, load.execution, load.claim)
+            held = runner.take_back(load.execution, load.claim)
             if held is not None:
                 self._work.end(held, endings.released(held, "steps", self._work.clock.now()))
             self._reply(runner, m.StepPage(load.seq, [], "abandon"))
@@ -206,7 +208,7 @@ class Dispatcher:
             self._work.end(held, endings.released(held, report.word, now))
 
     def _taken_back(self, runner: Runner, report: m.Report) -> Held | None:
-        held = self._work.take_back(runner, report.execution, report.claim)
+        held = runner.take_back(report.execution, report.claim)
         if held is None:
             log.warning(
                 "runner %d reported on %s, which is not in its hands", runner.slot.number, report.execution
@@ -227,7 +229,7 @@ class Dispatcher:
     def _returned(self, runner: Runner, returned: m.Returned) -> None:
         runner.recalled = False
         for execution, claim in returned.executions:
-            held = self._work.take_back(runner, execution, claim)
+            held = runner.take_back(execution, claim)
             if held is not None:
                 self._work.give_back(held)
         self._work.place()

@@ -84,6 +84,23 @@ def released(
     """Given back uncharged, with its steps; for a closed window, until the next opening."""
     if held.cancelled is not None:
         return cancelled(held, now, crash)
+    return _given_back(held, now, outcome, reason, crash)
+
+
+def unbegun(held: Held, now: Instant) -> Ending:
+    """Given back before its handler was called: this leaves no attempt behind."""
+    if held.cancelled is not None:
+        return cancelled(held, now)
+    return _given_back(held, now, None)
+
+
+def _given_back(
+    held: Held,
+    now: Instant,
+    outcome: AttemptOutcome | None,
+    reason: str | None = None,
+    crash: CrashReport | None = None,
+) -> Ending:
     opening = held.task.windows.next_opening(now)
     waits = opening is not None and opening > now
     return Ending(
@@ -98,21 +115,6 @@ def released(
         waiting_for="window" if waits else None,
         reason=reason,
         crash=crash,
-    )
-
-
-def unbegun(held: Held, now: Instant) -> Ending:
-    """Given back before its handler was called: this leaves no attempt behind."""
-    if held.cancelled is not None:
-        return cancelled(held, now)
-    return Ending(
-        execution=held.id,
-        claim=held.claim,
-        state="ready",
-        outcome=None,
-        charged=False,
-        started=_began(held, now),
-        ended=now,
     )
 
 

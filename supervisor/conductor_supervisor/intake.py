@@ -94,7 +94,7 @@ class Intake:
         """An ending is committed: a place under a limit may be free, or the execution may be due again."""
         if ending.state == "ready" or held.task.spec.concurrency is not None:
             self.stir(held.task.pool)
-        elif ending.due is not None and (self._next_due is None or ending.due < self._next_due):
+        if ending.due is not None and (self._next_due is None or ending.due < self._next_due):
             self._next_due = ending.due
 
     def exhausted(self) -> bool:
@@ -119,10 +119,15 @@ class Intake:
     def turn(self) -> None:
         """Place what waits for a runner, look if there is something to see, claim where there is room."""
         self._work.place()
-        if self._look_wanted and not self._looking:
+        if self._look_wanted and not self._looking and not self._leaving():
             self._look()
-        for pool in self._pools.keys() - self._dry - self._claiming:
-            self._claim(pool, self._work.clock.now())
+        for pool in self._pools:
+            if pool not in self._dry and pool not in self._claiming:
+                self._claim(pool, self._work.clock.now())
+
+    def _leaving(self) -> bool:
+        """Tell whether nothing we see could concern us: clients who go on must not keep us from ending."""
+        return self._work.draining and self._work.roster.empty_handed()
 
     def seconds_to_next(self, now: Instant) -> float | None:
         """Return in how many seconds something becomes due by itself, or None."""
@@ -167,8 +172,7 @@ class Intake:
     def _claim(self, pool: str, now: Instant) -> None:
         if self._work.draining or any(h.task.pool == pool for h in self._work.roster.waiting):
             return
-        runners = self._work.roster.ready(pool)
-        rooms = [left for runner in runners if (left := admission.room(runner.load))]
+        rooms = [left for load in self._work.roster.loads(pool).values() if (left := admission.room(load))]
         if not rooms:
             return
         wanted = [
@@ -176,7 +180,6 @@ class Intake:
             for task in self._pools[pool]
             if self._may_start(task, now)
         ]
-        wanted = [w for w in wanted if w.at_most]
         if not wanted:
             self._dry.add(pool)
             return

@@ -13,6 +13,7 @@ from conductor_protocol.manifest import TaskSpec
 from conductor_protocol.operations import AttemptOutcome, ProgressView
 from conductor_protocol.units import Instant
 from conductor_supervisor.processes.spawn import Child
+from conductor_supervisor.rules import admission
 from conductor_supervisor.rules.windows import Windows
 from conductor_supervisor.writes import Taken
 
@@ -60,6 +61,8 @@ class Held:
     attempt: int
     """The number of this attempt, from 1."""
     claimed: Instant
+    cost: float = 0.0
+    """Seconds that it was expected to take when it was handed to its runner."""
     began: float | None = None
     """Monotonic moment from which its time counts: when it came to be the first in its runner's hands."""
     cancelled: str | None = None
@@ -108,23 +111,33 @@ class Runner:
         """Return the execution that it runs, as far as we know."""
         return next(iter(self.held.values()), None)
 
-    def hand(self, held: Held, expected: float) -> None:
-        """Note that an execution is handed to it."""
+    def is_late(self, now: float) -> bool:
+        """Tell whether what it runs has turned out long: nothing should wait behind it."""
+        first = self.first()
+        return first is not None and first.began is not None and now - first.began > admission.RECALL_AFTER
+
+    def hand(self, held: Held, cost: float) -> None:
+        """Note that an execution is handed to it, which is expected to take ``cost`` seconds."""
         if not self.held:
             held.began = time.monotonic()
+        held.cost = cost
         self.held[held.id] = held
-        self.load += expected
+        self.load += cost
 
-    def take_back(self, execution: str, expected: float) -> Held | None:
-        """Note that an execution is no longer in its hands; time begins to count for the next."""
-        held = self.held.pop(execution, None)
-        if held is None:
+    def take_back(self, execution: str, claim: int) -> Held | None:
+        """Take an execution out of its hands; None if it is not there under this claim.
+
+        Time begins to count for the next.
+        """
+        held = self.held.get(execution)
+        if held is None or held.claim != claim:
             return None
-        self.load = max(0.0, self.load - expected) if self.held else 0.0
+        del self.held[execution]
+        self.load = max(0.0, self.load - held.cost) if self.held else 0.0
         following = self.first()
         if following is not None and following.began is None:
             following.began = time.monotonic()
-        if following is None or len(self.held) == 1:
+        if len(self.held) <= 1:
             self.recalled = False
         return held
 
@@ -164,9 +177,14 @@ class Roster:
         self._next_number += 1
         return number
 
-    def ready(self, pool: str) -> list[Runner]:
-        """Return the runners of a pool that take work."""
-        return [r for r in self.runners.values() if r.phase == "ready" and r.slot.pool == pool]
+    def loads(self, pool: str) -> dict[int, float]:
+        """Return the load of each runner of a pool that takes work, by its number."""
+        now = time.monotonic()
+        return {
+            runner.number: runner.load
+            for runner in self.runners.values()
+            if runner.slot.pool == pool and runner.phase == "ready" and not runner.is_late(now)
+        }
 
     def find(self, execution: str) -> tuple[Runner | None, Held] | None:
         """Return an execution in our hands, and its runner if it has one."""

@@ -16,14 +16,13 @@ import psutil
 
 from conductor_protocol.messages import Report, Stop
 from conductor_protocol.operations import AttemptOutcome, CrashReport
-from conductor_protocol.units import MICROSECONDS, in_words
+from conductor_protocol.units import MICROSECONDS, Instant, in_words
 from conductor_supervisor import endings
 from conductor_supervisor.control import RunnerStatus
 from conductor_supervisor.processes.output import Output, split_stacks
 from conductor_supervisor.processes.spawn import Child, Exit
 from conductor_supervisor.roster import Held, Runner, Slot, StopOrder
 from conductor_supervisor.router import Router
-from conductor_supervisor.rules import admission
 from conductor_supervisor.rules.blame import Blame, Kill, blame, exit_in_words, sentence, signal_name
 from conductor_supervisor.settings import Settings
 from conductor_supervisor.work import Work
@@ -35,7 +34,7 @@ RESTART_DELAYS = (0.0, 0.5, 1.0, 2.0, 5.0, 15.0, 30.0)
 """Seconds before a runner is started again in a slot whose last ones died before they were ready."""
 
 log = logging.getLogger(__name__)
-output_log = logging.getLogger("conductor.output")
+output_log = logging.getLogger("conductor_supervisor.output")
 
 
 class Staff:
@@ -123,13 +122,22 @@ class Staff:
             if runner.phase == "starting" and now - runner.heard > BIRTH_TIMEOUT:
                 self._kill(runner)
             elif first is not None and runner.stop_order is None:
-                order = self._order_for(runner, first, now)
+                order = self._order_for(first, now)
                 if order is not None:
                     self.stop(runner, order)
-                elif len(runner.held) > 1 and now - (first.began or now) > admission.RECALL_AFTER:
-                    self._work.recall(runner)
+                else:
+                    self._see_to_those_in_hand(runner, first)
 
-    def _order_for(self, runner: Runner, held: Held, now: float) -> StopOrder | None:
+    def _see_to_those_in_hand(self, runner: Runner, first: Held) -> None:
+        """Tell the first if its window has closed; recall the others if they should not wait or not begin."""
+        moment = self._work.clock.now()
+        if not first.task.windows.is_open(moment):
+            self._work.push_window(runner, first)
+        all_may_begin = all(_may_begin(held, moment) for held in runner.held.values())
+        if not all_may_begin or runner.is_late(time.monotonic()):
+            self._work.recall(runner)
+
+    def _order_for(self, held: Held, now: float) -> StopOrder | None:
         """Return why a runner must be stopped for the execution that it runs, if it must."""
         timeout = held.task.spec.timeout
         if timeout is not None and held.began is not None and now - held.began > timeout:
@@ -137,17 +145,14 @@ class Staff:
         if held.step_deadline is not None and now > held.step_deadline:
             return StopOrder(held, "crashed", f'step "{held.step}" took longer than its timeout')
         grace = self._settings.cancel_grace
-        if held.cancel_pushed is not None and now - held.cancel_pushed > grace:
+        if held.cancel_pushed is not None and now - max(held.cancel_pushed, held.began or 0.0) > grace:
             cause = f"it was cancelled and had not stopped within {in_words(grace)}"
             return StopOrder(held, "cancelled", cause)
-        return self._order_for_window(runner, held)
+        return self._order_for_window(held)
 
-    def _order_for_window(self, runner: Runner, held: Held) -> StopOrder | None:
+    def _order_for_window(self, held: Held) -> StopOrder | None:
         windows = held.task.windows
         moment = self._work.clock.now()
-        if windows.is_open(moment):
-            return None
-        self._work.push_window(runner, held)
         closed, grace = windows.closed_since(moment), windows.grace(moment)
         if closed is None or grace is None or moment - closed < grace * MICROSECONDS:
             return None
@@ -266,10 +271,10 @@ class Staff:
             held = in_hand[found.running]
             crash = _crash_report(found, kill, ended, runner)
             log.warning("execution %s of %s: its runner %s", held.id, held.task.spec.name, crash.cause)
-            runner.take_back(held.id, 0.0)
+            runner.take_back(*found.running)
             self._end(held, runner.stop_order if kill is not None else None, crash)
         for held in list(runner.held.values()):
-            runner.take_back(held.id, 0.0)
+            runner.take_back(held.id, held.claim)
             self._work.give_back(held)
 
     def _blame(self, runner: Runner, in_hand: list[tuple[str, int]]) -> tuple[Blame, Kill | None]:
@@ -297,6 +302,10 @@ class Staff:
         else:
             reason = (order.reason if order is not None else None) or "stopped"
             self._work.end(held, endings.released(held, reason, now, "stopped", crash))
+
+
+def _may_begin(held: Held, moment: Instant) -> bool:
+    return held.cancelled is None and held.task.windows.is_open(moment)
 
 
 def _crash_report(found: Blame, kill: Kill | None, ended: Exit, runner: Runner) -> CrashReport:

@@ -66,13 +66,11 @@ class Work:
             return
         now = self.clock.now()
         parcels: dict[int, list[Assignment]] = defaultdict(list)
-        loads = self._loads()
+        loads = {pool: self.roster.loads(pool) for pool in {held.task.pool for held in self.roster.waiting}}
         left: list[Held] = []
         for held in self.roster.waiting:
-            if self.draining or held.cancelled is not None:
+            if self.draining or held.cancelled is not None or not held.task.windows.is_open(now):
                 self.end(held, endings.unbegun(held, now))
-            elif not held.task.windows.is_open(now):
-                self.end(held, endings.released(held, "window", now))
             else:
                 cost = admission.expected(held.task.seconds)
                 number = admission.choose(loads[held.task.pool], cost)
@@ -86,25 +84,11 @@ class Work:
         for number, assignments in parcels.items():
             self.router.send(number, "data", Assign(assignments))
 
-    def _loads(self) -> dict[str, dict[int, float]]:
-        loads: dict[str, dict[int, float]] = defaultdict(dict)
-        for runner in self.roster.runners.values():
-            if runner.phase == "ready":
-                loads[runner.slot.pool][runner.number] = runner.load
-        return loads
-
     def recall(self, runner: Runner) -> None:
         """Ask for what a runner has not begun, unless that is under way."""
         if len(runner.held) > 1 and not runner.recalled:
             runner.recalled = True
             self.router.send(runner.number, "control", Recall())
-
-    def take_back(self, runner: Runner, execution: str, claim: int) -> Held | None:
-        """Take an execution out of a runner's hands; None if it is not there under this claim."""
-        held = runner.held.get(execution)
-        if held is None or held.claim != claim:
-            return None
-        return runner.take_back(execution, admission.expected(held.task.seconds))
 
     def give_back(self, held: Held) -> None:
         """Let an execution that has not begun go to another runner, or back to the store."""
@@ -136,9 +120,11 @@ class Work:
         held.cancelled = reason or ""
         if runner is None:
             self.place()
-        else:
-            held.cancel_pushed = time.monotonic()
-            self.router.send(runner.number, "control", Cancel(held.id, held.claim))
+            return
+        held.cancel_pushed = time.monotonic()
+        self.router.send(runner.number, "control", Cancel(held.id, held.claim))
+        if held is not runner.first():
+            self.recall(runner)
 
     # Ending
 
@@ -168,6 +154,7 @@ class Work:
                 ending,
                 state="failed",
                 outcome="failed",
+                charged=True,
                 result=None,
                 failure=failure,
                 crash=None,

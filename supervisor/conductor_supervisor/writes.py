@@ -165,8 +165,8 @@ def _of(group: Sequence[Write], kind: type[W]) -> list[W]:
 def _end(connection: Connection, writes: list[EndAttempt]) -> list[Effect]:
     if not writes:
         return []
-    late = {(e.execution, e.claim) for e in executions.end(connection, [w.ending for w in writes])}
-    return [partial(w.then, (w.ending.execution, w.ending.claim) in late) for w in writes]
+    late = {id(ending) for ending in executions.end(connection, [w.ending for w in writes])}
+    return [partial(w.then, id(w.ending) in late) for w in writes]
 
 
 def _record(connection: Connection, writes: list[RecordStep]) -> list[Effect]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from harness import Project
 
 from conductor_protocol.units import instant
+from harness import Project
 
 pytestmark = pytest.mark.together
 

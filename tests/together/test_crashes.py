@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 
 import pytest
+
 from harness import Project
 
 pytestmark = pytest.mark.together
@@ -61,7 +62,7 @@ def test_a_dead_runner_is_blamed_by_name_and_nobody_else_notices(project: Projec
 
 
 def test_short_executions_handed_out_together_are_blamed_exactly(project: Project) -> None:
-    """One poison among two hundred that are prefetched: the ones before are done, those after run elsewhere."""
+    """One poison among two hundred: the ones before it are done, those after it run elsewhere."""
     project.tasks("""
         @app.task(max_attempts=1)
         def maybe(event, ctx):

@@ -6,9 +6,9 @@ import signal
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from harness import Project
 
 from conductor_protocol.units import instant
+from harness import Project
 
 pytestmark = pytest.mark.together
 

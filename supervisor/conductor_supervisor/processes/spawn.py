@@ -72,6 +72,11 @@ class Child:
                 env={**os.environ, BIRTH_FD: str(birth_read)},
                 process_group=0,
             )
+        except OSError:
+            for descriptor in (self._lifeline, out_read, err_read):
+                os.close(descriptor)
+            self._close_recorder()
+            raise
         finally:
             for descriptor in (birth_read, out_write, err_write):
                 os.close(descriptor)
@@ -110,6 +115,9 @@ class Child:
         os.close(self._lifeline)
         self.stdout.close()
         self.stderr.close()
+        self._close_recorder()
+
+    def _close_recorder(self) -> None:
         self.recorder.close()
         self._recorder_file.unlink(missing_ok=True)
 

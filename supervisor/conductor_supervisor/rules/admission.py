@@ -18,7 +18,10 @@ LEAST = BUDGET / MOST_IN_HAND
 """Seconds that the shortest execution is taken to cost."""
 
 RECALL_AFTER = 0.05
-"""Seconds that a runner's first execution may take before those behind it are recalled."""
+"""Seconds that a runner's first execution may take before those behind it are recalled, and none is added."""
+
+_ROUNDING = 1e-9
+"""Sums of costs are not exact."""
 
 
 def expected(seconds: float | None) -> float:
@@ -35,14 +38,19 @@ def room(load: float) -> float:
 
 
 def places(rooms: Sequence[float], seconds: float | None) -> int:
-    """Return how many executions of a task fit into the runners' rooms."""
+    """Return how many executions of a task the runners with these rooms may take.
+
+    One that is longer than the room may still come, as the last: else short ones, which refill the room as
+    they end, would keep long ones out for as long as they last.
+    """
     cost = expected(seconds)
-    return sum(min(int(left / cost + 1e-9), MOST_IN_HAND) for left in rooms)
+    return sum(min(max(int(left / cost + _ROUNDING), 1), MOST_IN_HAND) for left in rooms if left)
 
 
 def choose(loads: Mapping[int, float], cost: float) -> int | None:
-    """Return the runner with the least load that has room for this cost, or None."""
+    """Return the runner with the least load if it may take this cost, or None: see :func:`places`."""
     if not loads:
         return None
     runner = min(loads, key=loads.__getitem__)
-    return runner if loads[runner] + cost <= BUDGET + 1e-9 else None
+    fits = loads[runner] + cost <= BUDGET + _ROUNDING
+    return runner if fits or room(loads[runner]) else None

@@ -511,7 +511,8 @@ def _end_otherwise(connection: Connection, endings: Sequence[Ending]) -> set[tup
     ]
     if ours:
         connection.execute(_END, [_ending(ending) for ending, _ in ours])
-        connection.execute(_NOTE_ATTEMPT, [_attempt(ending, row.attempt + 1) for ending, row in ours])
+    if begun := [_attempt(ending, row.attempt + 1) for ending, row in ours if ending.outcome is not None]:
+        connection.execute(_NOTE_ATTEMPT, begun)
     return {_held_by(ending) for ending, _ in ours}
 
 
