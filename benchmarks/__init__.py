@@ -1,0 +1,13 @@
+"""How fast Conductor is on this machine: ``python -m benchmarks [NAME ...] [--quick] [--json FILE]``.
+
+Each figure is measured with a real supervisor on a SQLite file database with default settings, three times;
+the median counts, and the range is shown. Beside it stands a floor where there is one: what the same machine,
+in the same run, takes for the bare thing underneath.
+
+``measure``   what a figure is, and how its runs are summed up
+``site``      a folder with a database and a supervisor
+``workload``  the tasks that are run
+``floors``    the bare things underneath
+``figures``   one module for each figure
+``table``     the table and the JSON
+"""

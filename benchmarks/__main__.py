@@ -1,0 +1,48 @@
+"""``python -m benchmarks``: measure, print the table, write JSON."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from benchmarks import table
+from benchmarks.figures import FIGURES
+from benchmarks.measure import Result, take
+
+RUNS = 3
+
+WIDTH = 120
+"""Characters of a line where the output is no terminal."""
+
+BY_NAME = {figure.name: figure for figure in FIGURES}
+
+
+@click.command()
+@click.argument("names", metavar="[NAME]...", nargs=-1, type=click.Choice(list(BY_NAME)))
+@click.option("--quick", is_flag=True, help="One short run of each: shows that it works, not how fast.")
+@click.option(
+    "--json",
+    "file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write the figures to this file, too.",
+)
+def main(names: tuple[str, ...], quick: bool, file: Path | None) -> None:
+    """Measure the figures named, or all of them."""
+    console = Console(width=None if sys.stdout.isatty() else WIDTH)
+    machine = table.machine()
+    console.print(", ".join(f"{key} {value}" for key, value in machine.items()))
+    results: list[Result] = []
+    for name in names or BY_NAME:
+        figure = BY_NAME[name]
+        with console.status(f"{name}: {figure.about}"):
+            results += take(figure, 1 if quick else RUNS, quick)
+    table.show(results, console)
+    if file is not None:
+        table.write(results, machine, file)
+
+
+if __name__ == "__main__":
+    main()

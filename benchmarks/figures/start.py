@@ -1,0 +1,42 @@
+"""From a client's call of ``invoke`` to the first line of the handler, with nothing else to do."""
+
+from __future__ import annotations
+
+import statistics
+import time
+
+from benchmarks import floors
+from benchmarks.measure import Figure, Line, Readings, percentile
+from benchmarks.site import PATIENCE, PROCESSORS, Site, site
+
+
+def _seconds_to_handler(here: Site) -> float:
+    called = time.monotonic()
+    begun: float = here.client.invoke("begun").result(timeout=PATIENCE)
+    return begun - called
+
+
+def run(quick: bool) -> Readings:
+    """Invoke one after another, each when the one before has its result."""
+    count = 20 if quick else 300
+    with site() as here, here.supervisor(PROCESSORS):
+        _seconds_to_handler(here)  # opens the client's database
+        waits = [_seconds_to_handler(here) for _ in range(count)]
+    return {
+        "median": statistics.median(waits),
+        "p99": percentile(waits, 99),
+        "commit": floors.seconds_per_commit(count),
+    }
+
+
+_FLOOR = "INSERT and COMMIT"
+
+FIGURE = Figure(
+    name="start",
+    about="invoke to handler start, while idle",
+    lines=[
+        Line("median", "invoke to handler start, median", "ms", "at most 20", "commit", _FLOOR),
+        Line("p99", "invoke to handler start, p99", "ms", "", "commit", _FLOOR),
+    ],
+    run=run,
+)

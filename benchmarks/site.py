@@ -1,0 +1,126 @@
+"""A folder of its own with a database, a client and a real supervisor, all with default settings."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+from conductor import Conductor
+from conductor_supervisor import control
+from conductor_supervisor.errors import NotRunning
+from conductor_supervisor.runtime import find_runtime_folder
+from conductor_supervisor.settings import processors
+
+WORKLOAD = Path(__file__).with_name("workload.py")
+APP = f"{WORKLOAD}:app"
+
+PROCESSORS = processors()
+"""Runners that a supervisor has by default."""
+
+PATIENCE = 120.0
+"""Seconds after which a benchmark is given up."""
+
+
+class Site:
+    """Where one run of a figure happens."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.database = folder / "conductor.db"
+        self.url = f"sqlite:///{self.database}"
+        self.runtime = find_runtime_folder(self.url)
+        self.client = Conductor(self.url)
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @contextmanager
+    def supervisor(self, runners: int) -> Iterator[None]:
+        """A supervisor whose runners are all ready and idle; it is stopped at the end."""
+        with self._start(runners) as process:
+            self._process = process
+            try:
+                self.wait_until_idle(runners)
+                yield
+            finally:
+                process.terminate()
+        self._check(process)
+
+    def drain(self, runners: int) -> None:
+        """Run a supervisor until nothing is due."""
+        with self._start(runners, "--drain") as process:
+            process.wait(PATIENCE)
+        self._check(process)
+
+    def wait_until_idle(self, runners: int) -> None:
+        """Wait until so many runners are at work and have nothing to do."""
+        self._until(lambda: self._has_idle(runners), f"{runners} runners are idle")
+
+    def wait_until_finished(self, count: int) -> None:
+        """Wait until so many executions have completed."""
+        query = "SELECT count(*) FROM conductor_executions WHERE state = 'completed'"
+        self._until(lambda: self.row(query) == (count,), f"{count} executions have completed")
+
+    def status(self) -> control.Status:
+        """Ask the running supervisor."""
+        answer = control.ask(self.runtime, control.AskStatus())
+        assert isinstance(answer, control.Status), answer
+        return answer
+
+    def row(self, query: str) -> tuple[float, ...]:
+        """Read one row from the database, without Conductor."""
+        with closing(sqlite3.connect(self.database)) as connection:
+            row: tuple[float, ...] = connection.execute(query).fetchone()
+            return row
+
+    def _start(self, runners: int, *options: str) -> subprocess.Popen[bytes]:
+        with (self.folder / "log").open("ab") as log:
+            return subprocess.Popen(
+                [
+                    *(sys.executable, "-m", "conductor_supervisor", "start", APP, *options),
+                    *("--runners", str(runners), "--database", self.url),
+                ],
+                cwd=self.folder,
+                env={name: value for name, value in os.environ.items() if not name.startswith("CONDUCTOR_")},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+
+    def _has_idle(self, runners: int) -> bool:
+        try:
+            return [runner.state for runner in self.status().runners] == ["idle"] * runners
+        except NotRunning:
+            return False
+
+    def _until(self, fact: Callable[[], bool], what: str) -> None:
+        deadline = time.monotonic() + PATIENCE
+        while not fact():
+            if time.monotonic() > deadline or self._process is None or self._process.poll() is not None:
+                raise RuntimeError(f"never came true: {what}; the supervisor's log:\n{self._log()}")
+            time.sleep(0.02)
+
+    def _check(self, process: subprocess.Popen[bytes]) -> None:
+        if process.returncode != 0:
+            raise RuntimeError(f"the supervisor ended with status {process.returncode}:\n{self._log()}")
+
+    def _log(self) -> str:
+        return (self.folder / "log").read_text(errors="replace")
+
+
+@contextmanager
+def site() -> Iterator[Site]:
+    """A site that is removed at the end."""
+    with tempfile.TemporaryDirectory(prefix="conductor-bench-") as folder:
+        here = Site(Path(folder))
+        try:
+            yield here
+        finally:
+            here.client.close()
+            shutil.rmtree(here.runtime, ignore_errors=True)

@@ -1,0 +1,84 @@
+"""The results, for people and for programs."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sqlite3
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeAlias
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.measure import Result, Summary, Unit
+from conductor_supervisor.settings import processors
+
+SHOWN: dict[Unit, tuple[float, str]] = {"/s": (1, ",.0f"), "ms": (1e-3, ",.3f"), "MiB": (2**20, ",.1f")}
+"""By unit: what one of it is in base units, and how a number of them is written."""
+
+
+Machine: TypeAlias = dict[str, str | float]
+
+
+def machine() -> Machine:
+    """Say where the figures come from, and how busy it is with other things."""
+    return {
+        "system": platform.platform(),
+        "processors": processors(),
+        "load": round(os.getloadavg()[0], 1),
+        "python": platform.python_version(),
+        "sqlite": sqlite3.sqlite_version,
+    }
+
+
+def show(results: Sequence[Result], console: Console) -> None:
+    """Print the table: under each figure its floor, where it has one."""
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("figure", no_wrap=True)
+    for heading in ("median", "range", "target", "of floor"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for result in results:
+        line = result.line
+        table.add_row(line.label, *_numbers(result.value, line.unit), line.target)
+        if result.floor is not None:
+            floor = _numbers(result.floor, line.unit)
+            table.add_row(f"  floor: {line.floor_label}", *floor, "", f"{result.ratio:.2f}", style="dim")
+    console.print(table)
+
+
+def _numbers(summary: Summary, unit: Unit) -> tuple[str, str]:
+    return (
+        f"{_number(summary.median, unit)} {unit}",
+        f"{_number(summary.low, unit)} to {_number(summary.high, unit)}",
+    )
+
+
+def _number(value: float, unit: Unit) -> str:
+    size, form = SHOWN[unit]
+    return format(value / size, form)
+
+
+def write(results: Sequence[Result], machine: Machine, file: Path) -> None:
+    """Write the results as JSON: values in seconds, bytes, or a second's count."""
+    figures = [
+        {
+            "figure": result.line.label,
+            "unit": result.line.unit,
+            "target": result.line.target,
+            **_summary(result.value),
+            "floor": None
+            if result.floor is None
+            else {"what": result.line.floor_label, **_summary(result.floor)},
+            "of_floor": result.ratio,
+        }
+        for result in results
+    ]
+    file.write_text(json.dumps({"machine": machine, "figures": figures}, indent=2) + "\n")
+
+
+def _summary(summary: Summary) -> dict[str, float | list[float]]:
+    return {"median": summary.median, "low": summary.low, "high": summary.high, "runs": summary.runs}

@@ -1,0 +1,274 @@
+"""One handler in the test's own process: no supervisor, no database, no waiting."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, Generic, Literal, TypeAlias, TypeVar
+
+import msgspec
+
+from conductor import values
+from conductor.context import AsyncContext, Context
+from conductor.errors import ConductorError, Released, ResultMismatch, UsageError
+from conductor.tasks import Task
+from conductor_protocol.manifest import INVOKE_EVENT
+from conductor_protocol.messages import Assignment, RecordedStep, Word
+from conductor_protocol.units import instant
+
+EXECUTION = "00000000-0000-0000-0000-000000000000"
+"""``ctx.execution_id`` of every handler that is run so."""
+
+MAX_RESULT = 1024 * 1024
+"""Bytes of the largest result, as it is by default."""
+
+StopWord: TypeAlias = Literal["shutdown", "window", "cancelled"]
+
+R = TypeVar("R")
+
+
+class Stopped(ConductorError):
+    """The handler was stopped, as the test wanted, and has unwound. Give ``steps`` to the next run."""
+
+    def __init__(self, word: Word, steps: dict[str, Any]) -> None:
+        super().__init__(
+            f"the handler was stopped ({word}); its recorded steps: {', '.join(steps) or 'none'}"
+        )
+        self.word = word
+        """Why: ``shutdown``, ``window`` or ``cancelled``."""
+        self.steps = steps
+        """By name, in order: the results of all steps that are recorded by now, as plain JSON values."""
+
+
+def run_task(
+    task: Task[..., Any, R],
+    payload: object = None,
+    *,
+    steps: Mapping[str, object] | None = None,
+    attempt: int = 1,
+    stop_after: str | int | None = None,
+    word: StopWord = "shutdown",
+    state: object = None,
+    event: str = INVOKE_EVENT,
+    scheduled_for: datetime | None = None,
+) -> R:
+    """Run a handler, sync or async, and return its result, typed as a client gets it.
+
+    What the handler raises comes out as it is. Tries of a step follow without waiting; timeouts do not count.
+
+    :param steps: results of steps that are recorded already; the others run.
+    :param attempt: ``ctx.attempt``.
+    :param stop_after: stop the handler after the step of this name is recorded, or after it has asked so many
+        times; each ``ctx.step`` and ``ctx.checkpoint`` asks. From then on ``ctx.should_stop`` is true, and
+        the next call raises ``Released``.
+    :param word: why it is stopped.
+    :param state: ``ctx.state``.
+    :param event: ``event.name``, with ``scheduled_for`` the firing of a schedule.
+    :raises Stopped: if the handler was stopped; it carries the recorded steps.
+    :raises PayloadMismatch: if the payload does not fit the task.
+    :raises NotStorable: if the result has no form in JSON, or is larger than allowed by default.
+    :raises ResultMismatch: if the result does not fit the return annotation.
+    :raises UsageError: inside a running event loop: ``await`` :func:`run_task_async` there.
+    """
+    run = _Run(task, payload, steps or {}, attempt, stop_after, word, state, event, scheduled_for)
+    if not task.is_async:
+        return run.sync()
+    _check_no_loop_runs()
+    return asyncio.run(run.awaited())
+
+
+async def run_task_async(
+    task: Task[..., Any, R],
+    payload: object = None,
+    *,
+    steps: Mapping[str, object] | None = None,
+    attempt: int = 1,
+    stop_after: str | int | None = None,
+    word: StopWord = "shutdown",
+    state: object = None,
+    event: str = INVOKE_EVENT,
+    scheduled_for: datetime | None = None,
+) -> R:
+    """Run an async handler in the running event loop; otherwise as :func:`run_task`."""
+    run = _Run(task, payload, steps or {}, attempt, stop_after, word, state, event, scheduled_for)
+    return await run.awaited() if task.is_async else run.sync()
+
+
+class _Run(Generic[R]):
+    """One run of a handler."""
+
+    def __init__(
+        self,
+        task: Task[..., Any, R],
+        payload: object,
+        steps: Mapping[str, object],
+        attempt: int,
+        stop_after: str | int | None,
+        word: StopWord,
+        state: object,
+        event: str,
+        scheduled_for: datetime | None,
+    ) -> None:
+        if not isinstance(task, Task):
+            raise UsageError(f"run_task: expected a task, as @app.task makes it, got {task!r}")
+        if stop_after in steps:
+            raise UsageError(
+                f'run_task: the step "{stop_after}" is given, so the handler cannot be stopped after it; '
+                "leave it out of steps, or let stop_after name a step that runs"
+            )
+        self._task = task
+        self._steps = {
+            name: values.encode(result, f'the result of step "{name}"') for name, result in steps.items()
+        }
+        self._assignment = Assignment(
+            execution=EXECUTION,
+            claim=attempt,
+            task=task.name,
+            attempt=attempt,
+            event=event,
+            scheduled_for=None if scheduled_for is None else instant(scheduled_for),
+            payload=task.payload_to_json(payload),
+            steps=[RecordedStep(name, result) for name, result in self._steps.items()],
+            steps_recorded=len(self._steps),
+        )
+        self._answers = _Answers(self._steps, stop_after, word)
+        self._state = state
+
+    def sync(self) -> R:
+        """Run a sync handler."""
+        context = _Context(self._assignment, _Link(self._answers), self._state)
+        try:
+            return self._as_a_client_gets_it(self._task.function(self._task.event(self._assignment), context))
+        except Released as released:
+            raise self._stopped(released) from None
+
+    async def awaited(self) -> R:
+        """Run an async handler."""
+        context = _AsyncContext(self._assignment, _AsyncLink(self._answers), self._state)
+        try:
+            result = await self._task.function(self._task.event(self._assignment), context)
+            return self._as_a_client_gets_it(result)
+        except Released as released:
+            raise self._stopped(released) from None
+
+    def _as_a_client_gets_it(self, result: object) -> R:
+        what = f"the result of task {self._task.name}"
+        encoded = values.encode(result, what)
+        values.check_size(encoded, MAX_RESULT, what)
+        annotation = self._task.result_annotation
+        try:
+            decoded: R = values.decode(encoded, annotation)
+        except msgspec.ValidationError as error:
+            raise ResultMismatch(
+                f"{what} does not fit its return annotation, {annotation}: {error}"
+            ) from error
+        return decoded
+
+    def _stopped(self, released: Released) -> Stopped:
+        return Stopped(released.word, {name: values.decode(result) for name, result in self._steps.items()})
+
+
+class _Answers:
+    """What a supervisor would say to this handler."""
+
+    def __init__(self, steps: dict[str, bytes], stop_after: str | int | None, word: Word) -> None:
+        self._steps = steps
+        self._stop_after = stop_after
+        self._word = word
+        self._asked = 0
+        self._stopping = stop_after == 0
+
+    @property
+    def word(self) -> Word:
+        """What is said now."""
+        return self._word if self._stopping else "go on"
+
+    def ask(self) -> Word:
+        word = self.word
+        self._asked += 1
+        self._stopping = self._stopping or self._asked == self._stop_after
+        return word
+
+    def record(self, name: str, result: bytes) -> Word:
+        self._steps[name] = result
+        self._stopping = self._stopping or name == self._stop_after
+        return self.word
+
+
+class _Signals:
+    """What both kinds of link have in common."""
+
+    max_result = MAX_RESULT
+
+    def __init__(self, answers: _Answers) -> None:
+        self._answers = answers
+
+    def stop_wanted(self) -> bool:
+        return self._answers.word != "go on"
+
+    def progress(self, done: float, total: float | None, message: str) -> None:
+        """Nobody looks."""
+
+    def step_begins(self, name: str) -> None:
+        """Nobody needs to know."""
+
+    def step_ended(self, name: str) -> None:
+        """Nobody needs to know."""
+
+
+class _Link(_Signals):
+    """:class:`conductor.context.Link`, answered at once."""
+
+    def ask(self, _step: str | None, _timeout: float | None) -> Word:
+        return self._answers.ask()
+
+    def record_step(self, name: str, result: bytes, _duration: float) -> Word:
+        return self._answers.record(name, result)
+
+    def load_steps(self, _name: str) -> tuple[list[RecordedStep], Word]:
+        return [], self._answers.word
+
+    def pause(self, _duration: float) -> None:
+        return
+
+
+class _AsyncLink(_Signals):
+    """:class:`conductor.context.AsyncLink`, answered in the loop's next turn, so that coroutines mix."""
+
+    async def ask(self, _step: str | None, _timeout: float | None) -> Word:
+        await asyncio.sleep(0)
+        return self._answers.ask()
+
+    async def record_step(self, name: str, result: bytes, _duration: float) -> Word:
+        await asyncio.sleep(0)
+        return self._answers.record(name, result)
+
+    async def load_steps(self, _name: str) -> tuple[list[RecordedStep], Word]:
+        return [], self._answers.word
+
+    async def pause(self, _duration: float) -> None:
+        await asyncio.sleep(0)
+
+
+class _AsksAlways:
+    """Lets no verdict hold for a while: how often a handler asks must not depend on how fast it is."""
+
+    def _must_ask(self) -> bool:
+        return True
+
+
+class _Context(_AsksAlways, Context):
+    pass
+
+
+class _AsyncContext(_AsksAlways, AsyncContext):
+    pass
+
+
+def _check_no_loop_runs() -> None:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return
+    raise UsageError("run_task starts an event loop, and one is running; write: await run_task_async(...)")
