@@ -133,6 +133,8 @@ class Released(Struct, frozen=True, tag=True, array_like=True):
     claim: int
     word: Word
     seconds: float
+    begun: bool = True
+    """False: a stop was wanted before the handler was called, so it was not."""
 
 
 Report: TypeAlias = Finished | Failed | Released

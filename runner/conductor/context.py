@@ -134,6 +134,10 @@ class _Common:
         """Tell whether a recorded step may be returned only after asking."""
         return self._signals.stop_wanted() or not self._replay.heard_lately()
 
+    def _must_ask_before_new(self) -> bool:
+        """Tell whether a new step may begin only after asking."""
+        return self._signals.stop_wanted() or not self._replay.acknowledged_just_now()
+
     def _encoded(self, name: str, result: object) -> bytes:
         what = f'the result of step "{name}"'
         encoded = values.encode(result, what)
@@ -181,7 +185,8 @@ class Context(_Common):
     ) -> Any:
         """Return what ``fn(*args, **kwargs)`` returns, having called it once in the life of the execution.
 
-        Asks whether to go on. If a result is recorded under ``name``, returns it without calling ``fn``;
+        Asks whether to go on, unless the supervisor has just said so with the step before. If
+        a result is recorded under ``name``, returns it without calling ``fn``;
         else calls ``fn``, and returns only when its result is committed.
 
         :param name: up to 500 characters, unique within the handler.
@@ -218,7 +223,8 @@ class Context(_Common):
 
     def _run(self, name: str, call: Callable[[], object], tries: Tries, limit: float | None) -> bytes:
         while True:
-            self._ask(name, limit)
+            if limit is not None or self._must_ask_before_new():
+                self._ask(name, limit)
             self._link.step_begins(name)
             try:
                 started = time.monotonic()
@@ -242,7 +248,7 @@ class Context(_Common):
                 "make the handler async def and write: await ctx.step(...)"
             )
         encoded = self._encoded(name, result)
-        self._replay.note(self._link.record_step(name, encoded, duration))
+        self._replay.note_acknowledged(self._link.record_step(name, encoded, duration))
         return encoded
 
     def _ask(self, step: str | None, limit: float | None) -> None:
@@ -347,7 +353,8 @@ class AsyncContext(Context):
         self, name: str, call: Callable[[], object], tries: Tries, limit: float | None
     ) -> bytes:
         while True:
-            await self._ask_async(name, limit)
+            if limit is not None or self._must_ask_before_new():
+                await self._ask_async(name, limit)
             self._async_link.step_begins(name)
             try:
                 started = time.monotonic()
@@ -362,7 +369,9 @@ class AsyncContext(Context):
                 else:
                     encoded = self._encoded(name, result)
                     duration = time.monotonic() - started
-                    self._replay.note(await self._async_link.record_step(name, encoded, duration))
+                    self._replay.note_acknowledged(
+                        await self._async_link.record_step(name, encoded, duration)
+                    )
                     return encoded
             finally:
                 self._async_link.step_ended(name)

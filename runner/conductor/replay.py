@@ -19,6 +19,11 @@ from conductor_protocol.recorder import MAX_STEP_NAME
 FRESH = 0.05
 """Seconds for which a verdict holds while recorded steps are returned one after another."""
 
+JUST_NOW = 0.005
+"""Seconds for which the verdict that came with a step's acknowledgement holds for the step after it."""
+
+_NEVER = float("-inf")
+
 
 class Replay:
     """What one attempt knows. Threads of a handler may share it."""
@@ -34,6 +39,7 @@ class Replay:
         self._names: set[str] = set()
         self._word: Word = "go on"
         self._heard = time.monotonic()
+        self._acknowledged = _NEVER
         self._lock = threading.Lock()
 
     # The supervisor's word
@@ -56,17 +62,23 @@ class Replay:
 
         :raises Released: if it is anything but "go on".
         """
-        self.note(word)
-        self.check()
-
-    def note(self, word: Word) -> None:
-        """Take a word that came with an acknowledgement: it is heeded at the next call."""
         self._word = word
         self._heard = time.monotonic()
+        self._acknowledged = _NEVER
+        self.check()
+
+    def note_acknowledged(self, word: Word) -> None:
+        """Take the word that came with a step's acknowledgement: it is heeded at the next call."""
+        self._word = word
+        self._heard = self._acknowledged = time.monotonic()
 
     def heard_lately(self) -> bool:
         """Tell whether the last word is fresh enough to return a recorded step without asking."""
         return time.monotonic() - self._heard < FRESH
+
+    def acknowledged_just_now(self) -> bool:
+        """Tell whether the last word came with a step so lately that the next may begin on it."""
+        return time.monotonic() - self._acknowledged < JUST_NOW
 
     # Steps
 

@@ -201,7 +201,9 @@ class Dispatcher:
         if held is None:
             return
         now = self._work.clock.now()
-        if report.word == "cancelled":
+        if not report.begun:
+            self._work.end(held, endings.unbegun(held, now))
+        elif report.word == "cancelled":
             held.cancelled = held.cancelled or ""
             self._work.end(held, endings.cancelled(held, now))
         else:

@@ -12,8 +12,6 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import psutil
-
 from conductor_protocol.messages import Report, Stop
 from conductor_protocol.operations import AttemptOutcome, CrashReport
 from conductor_protocol.units import MICROSECONDS, Instant, in_words
@@ -142,13 +140,22 @@ class Staff:
         timeout = held.task.spec.timeout
         if timeout is not None and held.began is not None and now - held.began > timeout:
             return StopOrder(held, "crashed", f"over its timeout of {in_words(timeout)}")
-        if held.step_deadline is not None and now > held.step_deadline:
+        if held.step_deadline is not None and now > held.step_deadline and self._is_in_step(held):
             return StopOrder(held, "crashed", f'step "{held.step}" took longer than its timeout')
         grace = self._settings.cancel_grace
         if held.cancel_pushed is not None and now - max(held.cancel_pushed, held.began or 0.0) > grace:
             cause = f"it was cancelled and had not stopped within {in_words(grace)}"
             return StopOrder(held, "cancelled", cause)
         return self._order_for_window(held)
+
+    def _is_in_step(self, held: Held) -> bool:
+        """Ask the flight recorder: a step that raised is over, though nobody has told us."""
+        found = self._roster.find(held.id)
+        reading = found[0].child.recorder.read() if found is not None and found[0] is not None else None
+        in_step = reading is None or (reading.execution == held.id and reading.step == held.step)
+        if not in_step:
+            held.step_deadline = None
+        return in_step
 
     def _order_for_window(self, held: Held) -> StopOrder | None:
         windows = held.task.windows
@@ -191,7 +198,7 @@ class Staff:
             seconds=now - reading.started if running and reading is not None else None,
             step_seconds=now - reading.step_started if step is not None and reading is not None else None,
             in_hand=len(runner.held),
-            memory=_resident(runner.child.pid),
+            memory=resident_memory(runner.child.pid),
             done=progress.done if progress is not None else None,
             total=progress.total if progress is not None else None,
             message=progress.message if progress is not None else "",
@@ -326,7 +333,10 @@ def _crash_report(found: Blame, kill: Kill | None, ended: Exit, runner: Runner) 
     )
 
 
-def _resident(pid: int) -> int | None:
+def resident_memory(pid: int) -> int | None:
+    """Return a process's memory in bytes; None if it has ended."""
+    import psutil
+
     try:
         return int(psutil.Process(pid).memory_info().rss)
     except psutil.Error:

@@ -257,6 +257,9 @@ class _AsksAlways:
     def _must_ask(self) -> bool:
         return True
 
+    def _must_ask_before_new(self) -> bool:
+        return True
+
 
 class _Context(_AsksAlways, Context):
     pass

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from msgspec import Struct
-from sqlalchemy import Connection, bindparam, func, select
+from sqlalchemy import Connection, bindparam, func, select, text
 
 from conductor_protocol.messages import RecordedStep
 from conductor_protocol.units import Instant
-from conductor_supervisor.store.dialect import as_list, insert_unless_there, one_of
+from conductor_supervisor.store.dialect import as_list, one_of
 from conductor_supervisor.store.executions import live
 from conductor_supervisor.store.schema import steps
 
@@ -35,26 +35,35 @@ def record(connection: Connection, new: Sequence[NewStep]) -> list[NewStep]:
     """
     if not new:
         return []
-    standing = live(connection, [(step.execution, step.claim) for step in new])
-    late = [step for step in new if (step.execution, step.claim) not in standing]
     rows = [
         {
-            "execution_id": step.execution,
-            "name": step.name,
-            "result": step.result.decode(),
-            "started_at": step.started,
-            "ended_at": step.ended,
-            "attempt": step.attempt,
+            "execution": step.execution,
+            "held": step.claim,
+            "step": step.name,
+            "value": step.result.decode(),
+            "started": step.started,
+            "ended": step.ended,
+            "number": step.attempt,
         }
         for step in new
-        if (step.execution, step.claim) in standing
     ]
-    if rows:
-        connection.execute(_RECORD, rows)
-    return late
+    if connection.execute(_RECORD, rows).rowcount == len(new):
+        return []
+    # Some were there already, or came too late: only then is it worth a question which.
+    standing = live(connection, [(step.execution, step.claim) for step in new])
+    return [step for step in new if (step.execution, step.claim) not in standing]
 
 
-_RECORD = insert_unless_there(steps, "execution_id", "name", "result", "started_at", "ended_at", "attempt")
+_RECORD = text(
+    """
+    INSERT INTO conductor_steps (execution_id, name, result, started_at, ended_at, attempt)
+    SELECT :execution, :step, :value, :started, :ended, :number
+    WHERE EXISTS (
+        SELECT 1 FROM conductor_executions WHERE id = :execution AND claim = :held AND state = 'running'
+    )
+    ON CONFLICT DO NOTHING
+    """
+)
 
 
 def first_page(
@@ -111,8 +120,8 @@ def _page(
 
 def _while_they_fit(rows: Iterable[tuple[str, str]], max_bytes: int, at_least: int) -> list[RecordedStep]:
     page: list[RecordedStep] = []
-    for name, text in rows:
-        result = text.encode()
+    for name, recorded in rows:
+        result = recorded.encode()
         max_bytes -= len(result)
         if max_bytes < 0 and len(page) >= at_least:
             break
