@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -72,13 +73,16 @@ class Journal:
             self._writes.put(self._gathered)
             self._gathered = []
 
+    def awake(self) -> None:
+        """Take what made the descriptor readable: the loop is awake, and will ask for effects."""
+        with suppress(BlockingIOError):
+            os.read(self._wake_read, 4096)
+
     def effects(self) -> list[Effect]:
         """Return what committed groups want done, in the order of their commits.
 
         :raises StoreError: if the store thread has ended because the database cannot be used.
         """
-        with suppress(BlockingIOError):
-            os.read(self._wake_read, 4096)
         effects = []
         while self._effects:
             effects.append(self._effects.popleft())
@@ -107,12 +111,15 @@ class Journal:
     # Below: the store thread.
 
     def _run(self) -> None:
+        look_at = 0.0
         try:
             while (group := self._next_group()) is not None:
                 if group:
                     self._give_back(self._commit(group))
-                if self._database.changed_elsewhere():
-                    self._give_back([self._changed])
+                if time.monotonic() >= look_at:
+                    look_at = time.monotonic() + LOOK_INTERVAL
+                    if self._database.changed_elsewhere():
+                        self._give_back([self._changed])
         except BaseException as failure:  # noqa: BLE001 - whatever it is, the loop must hear of it and stop
             self._failure = failure
             self._wake()

@@ -157,9 +157,19 @@ class Router:
         """Send every parcel."""
         for peer in self._to_send:
             if peer.outgoing:
-                self.runners.send_multipart([peer.identity, pack(peer.outgoing)], zmq.NOBLOCK)
+                self._send(peer.identity, peer.outgoing)
                 peer.outgoing = []
         self._to_send.clear()
+
+    def _send(self, identity: bytes, messages: list[ToRunner]) -> None:
+        """Send messages as one parcel, or as many as it takes to keep each below the largest frame."""
+        parcel = pack(messages)
+        if len(parcel) > MAX_FRAME and len(messages) > 1:
+            middle = len(messages) // 2
+            self._send(identity, messages[:middle])
+            self._send(identity, messages[middle:])
+        else:
+            self.runners.send_multipart([identity, parcel], zmq.NOBLOCK)
 
     def requests(self) -> Iterator[tuple[bytes, control.Request]]:
         """Give every control request that waits, with the identity to answer."""

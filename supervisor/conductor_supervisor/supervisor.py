@@ -16,14 +16,12 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
 
-import psutil
 import uuid_utils
 import zmq
 
-from conductor_protocol.errors import UsageError
 from conductor_protocol.manifest import Manifest, TaskSpec
 from conductor_protocol.messages import Report
-from conductor_protocol.units import in_words
+from conductor_protocol.units import Instant, in_words
 from conductor_supervisor import control
 from conductor_supervisor.clock import Clock, clock_from_environment
 from conductor_supervisor.dispatcher import Dispatcher
@@ -31,14 +29,12 @@ from conductor_supervisor.errors import SupervisorError
 from conductor_supervisor.intake import Intake, Schedule
 from conductor_supervisor.journal import Journal
 from conductor_supervisor.overrides import effective
-from conductor_supervisor.processes.describe import current_folder, describe
 from conductor_supervisor.roster import Held, Roster, Runner, Task
 from conductor_supervisor.router import Router
-from conductor_supervisor.rules.cron import Cron
 from conductor_supervisor.rules.windows import Windows
 from conductor_supervisor.runtime import PokeSocket, database_lock, folder_lock, runtime_folder
 from conductor_supervisor.settings import Settings, database_url
-from conductor_supervisor.staff import Staff
+from conductor_supervisor.staff import Staff, resident_memory
 from conductor_supervisor.store import executions, schedules, tasks
 from conductor_supervisor.store.database import Database
 from conductor_supervisor.store.executions import Ending
@@ -56,25 +52,17 @@ PROGRESS_INTERVAL = 1.0
 LAST_WRITES = 10.0
 """Seconds that the database has at the end to take the last writes."""
 
-NO_APP = (
-    "no app is named. Write: conductor-supervisor start shop.tasks:app\n"
-    'or put  app = "shop.tasks:app"  into conductor.toml'
-)
-
 log = logging.getLogger(__name__)
 
 
-def run(settings: Settings, *, drain: bool = False) -> int:
+def run(settings: Settings, manifest: Manifest, paths: Sequence[str], *, drain: bool = False) -> int:
     """Run until told to stop, or with ``drain`` until nothing is due; return the exit status.
 
-    :raises UsageError: if the app, the settings or the database's name cannot be meant.
-    :raises SupervisorError: if the app cannot be imported, the database cannot be used, or another
-        supervisor runs.
+    :param manifest: what the app declares.
+    :param paths: folders that runners put before the import path.
+    :raises UsageError: if the settings or the database's name cannot be meant.
+    :raises SupervisorError: if the database cannot be used, or another supervisor runs.
     """
-    if settings.app is None:
-        raise UsageError(NO_APP)
-    paths = current_folder()
-    manifest = describe(settings.app, paths)
     clock = clock_from_environment()
     specs = effective(manifest, settings)
     zone = settings.timezone or manifest.timezone
@@ -110,12 +98,7 @@ def _prepare(database: Database, specs: Sequence[TaskSpec], zone: str, clock: Cl
         tasks.declare(connection, specs, now)
         schedules.declare(connection, specs, now)
         last = schedules.last_firings(connection)
-        found = [
-            Schedule(spec.name, s.name, s.payload, cron, s.catch_up, cron.next_firing(now))
-            for spec in specs
-            for s in spec.schedules
-            for cron in [Cron(s.expression, s.tz or zone)]
-        ]
+        found = _schedules(specs, zone, now)
         missed: list[Firing] = [
             schedule.firing(at)
             for schedule in found
@@ -132,6 +115,19 @@ def _prepare(database: Database, specs: Sequence[TaskSpec], zone: str, clock: Cl
     if missed:
         log.info("%d cron firings were missed and are made up for", len(missed))
     return found
+
+
+def _schedules(specs: Sequence[TaskSpec], zone: str, now: Instant) -> list[Schedule]:
+    declared = [(spec, schedule) for spec in specs for schedule in spec.schedules]
+    if not declared:
+        return []  # and croniter is not imported
+    from conductor_supervisor.rules.cron import Cron
+
+    return [
+        Schedule(spec.name, s.name, s.payload, cron, s.catch_up, cron.next_firing(now))
+        for spec, s in declared
+        for cron in [Cron(s.expression, s.tz or zone)]
+    ]
 
 
 class Supervisor:
@@ -259,7 +255,11 @@ class Supervisor:
             self._poller = self._new_poller(wake)
         timeout = max(0.0, self._next_tick - time.monotonic())
         for source, _ in self._poller.poll(math.ceil(timeout * 1000)):
-            if source == wake:
+            if source == self._journal.fileno():
+                self._journal.awake()
+            elif source is self._router.control:
+                self._answer_commands()
+            elif source == wake:
                 os.read(wake, 4096)
             elif source == self._poke.fileno():
                 self._poke.drain()
@@ -279,6 +279,8 @@ class Supervisor:
     def _receive(self) -> None:
         for number, channel, message in self._router.receive():
             self._dispatcher.receive(number, channel, message)
+
+    def _answer_commands(self) -> None:
         for identity, request in self._router.requests():
             self._router.answer(identity, self._carry_out(request))
 
@@ -384,7 +386,7 @@ class Supervisor:
             state="draining" if self._work.draining else "running",
             started=self._started,
             runners=self._staff.status(),
-            memory=psutil.Process().memory_info().rss,
+            memory=resident_memory(os.getpid()) or 0,
         )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 
 import msgspec
@@ -23,6 +23,9 @@ from conductor_supervisor.router import Router
 from conductor_supervisor.rules import admission
 from conductor_supervisor.store.executions import Ending
 from conductor_supervisor.writes import EndAttempt, Taken
+
+LARGE_ASSIGN = 1024 * 1024
+"""Bytes of payloads after which further assignments travel in another message."""
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +85,8 @@ class Work:
                     parcels[number].append(_assignment(held))
         self.roster.waiting = left
         for number, assignments in parcels.items():
-            self.router.send(number, "data", Assign(assignments))
+            for parcel in _of_limited_size(assignments):
+                self.router.send(number, "data", Assign(parcel))
 
     def recall(self, runner: Runner) -> None:
         """Ask for what a runner has not begun, unless that is under way."""
@@ -162,6 +166,19 @@ class Work:
                 waiting_for=None,
             ),
         )
+
+
+def _of_limited_size(assignments: list[Assignment]) -> Iterator[list[Assignment]]:
+    """Split assignments where their payloads would make one message large."""
+    parcel: list[Assignment] = []
+    size = 0
+    for assignment in assignments:
+        size += len(assignment.payload)
+        if parcel and size > LARGE_ASSIGN:
+            yield parcel
+            parcel, size = [], len(assignment.payload)
+        parcel.append(assignment)
+    yield parcel
 
 
 def _assignment(held: Held) -> Assignment:

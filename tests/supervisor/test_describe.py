@@ -86,3 +86,14 @@ def test_an_import_that_never_ends_is_ended(tmp_path: Path) -> None:
             """,
             timeout=1.0,
         )
+
+
+def test_a_manifest_of_any_size_is_read(tmp_path: Path) -> None:
+    """A thousand tasks are more than a pipe holds."""
+    (tmp_path / "many.py").write_text(
+        "from conductor import Conductor\n"
+        "app = Conductor()\n"
+        "for number in range(1000):\n"
+        "    app.task(lambda event, ctx: None, name=f'task-{number}')\n"
+    )
+    assert len(describe("many:app", [str(tmp_path)]).tasks) == 1000

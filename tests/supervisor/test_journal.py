@@ -50,6 +50,7 @@ def act(journal: Journal, *writes: Write) -> None:
     while not journal.idle():
         readable, _, _ = select.select([journal.fileno()], [], [], 30)
         assert readable, "the journal never answered"
+        journal.awake()
         for effect in journal.effects():
             effect()
 

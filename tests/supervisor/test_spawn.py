@@ -36,7 +36,7 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
     package = tmp_path / "conductor"
     package.mkdir()
     (package / "__init__.py").touch()
-    monkeypatch.chdir(tmp_path)  # where ``python -m`` looks first
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))  # where Python looks before the real package
     children: list[Child] = []
 
     def start(script: str) -> Child:
