@@ -7,7 +7,6 @@ supervisor, and a runner never opens Conductor's database.
 
 from __future__ import annotations
 
-import asyncio
 import builtins
 import functools
 import os
@@ -169,6 +168,8 @@ class StorePerformer:
 
     async def perform_async(self, operation: Operation) -> Answer:
         """Perform an operation on the database, in a thread."""
+        import asyncio
+
         return await asyncio.to_thread(self.perform, operation)
 
     def close(self) -> None:
@@ -417,6 +418,8 @@ class Handle(Generic[Result]):
 
     async def result_async(self, timeout: Duration | None = None) -> Result:  # noqa: ASYNC109  # as result()
         """See :meth:`result`."""
+        import asyncio
+
         for wait in _waits(self.id, timeout):
             outcome = await self._client.outcome_async(self.id)
             if outcome.state in FINISHED:

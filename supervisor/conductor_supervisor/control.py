@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TypeAlias
 
 import msgspec
-import zmq
 from msgspec import Struct
 
 from conductor_protocol.errors import ProtocolError
@@ -110,6 +109,8 @@ def ask(folder: Path, request: Request, timeout: float = 5.0) -> Reply:
     """
     if not _listens(folder / SOCKET):
         raise NotRunning("no supervisor is running here; start one: conductor-supervisor start")
+    import zmq
+
     with zmq.Context() as context, context.socket(zmq.DEALER) as asker:
         asker.linger = 0
         asker.connect(f"ipc://{folder / SOCKET}")

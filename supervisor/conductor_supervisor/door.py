@@ -30,7 +30,6 @@ class Door:
         """
         self._url = url
         self._folder = find_runtime_folder(url, runtime or os.environ.get(RUNTIME_VARIABLE) or None)
-        self._clock = clock_from_environment()
         self._database: Database | None = None
         self._opening = threading.Lock()
         _doors.add(self)
@@ -44,9 +43,9 @@ class Door:
         try:
             if not is_write(operation):
                 with database.reading() as connection:
-                    return perform(connection, operation, self._clock.now())
+                    return perform(connection, operation, clock_from_environment().now())
             with database.writing() as connection:
-                answer = perform(connection, operation, self._clock.now())
+                answer = perform(connection, operation, clock_from_environment().now())
         except SQLAlchemyError as error:
             raise StoreError(f"{database.url_for_people} cannot be used: {reason(error)}") from error
         poke(self._folder)

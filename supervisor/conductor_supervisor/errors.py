@@ -2,6 +2,7 @@
 
 ConductorError (protocol)
 ├── UsageError (protocol)     exit status 2
+│   └── PayloadMismatch       a payload is not what its task expects
 └── SupervisorError           exit status 1
     ├── AppError              the app cannot be imported, or its declarations cannot be read
     ├── AlreadyRunning        another supervisor holds the lock
@@ -11,7 +12,11 @@ ConductorError (protocol)
 
 from __future__ import annotations
 
-from conductor_protocol.errors import ConductorError
+from conductor_protocol.errors import ConductorError, UsageError
+
+
+class PayloadMismatch(UsageError):
+    """A payload is not what its task expects; the message has the path to the field."""
 
 
 class SupervisorError(ConductorError):

@@ -9,18 +9,21 @@ import logging
 import time
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 from conductor_protocol.manifest import CatchUp
 from conductor_protocol.units import MICROSECONDS, Instant
 from conductor_supervisor.journal import Journal
 from conductor_supervisor.roster import Held, Task
 from conductor_supervisor.rules import admission
-from conductor_supervisor.rules.cron import Cron
 from conductor_supervisor.store.executions import Ending, Wanted
 from conductor_supervisor.store.schedules import Firing
 from conductor_supervisor.store.tasks import Kind
 from conductor_supervisor.work import Work
 from conductor_supervisor.writes import Claim, Fire, Look, Seen, Sweep, Taken
+
+if TYPE_CHECKING:
+    from conductor_supervisor.rules.cron import Cron
 
 SWEEP_INTERVAL = 60.0
 """Seconds between removals of expired executions; at once again while there is more to remove."""

@@ -8,7 +8,6 @@ every setting once; files, variables, options and the reference page are all rea
 from __future__ import annotations
 
 import os
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -119,6 +118,8 @@ def _from_file(path: Path) -> dict[str, object]:
 
 
 def _parse(path: Path) -> dict[str, object]:
+    import tomllib
+
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

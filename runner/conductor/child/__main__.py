@@ -1,4 +1,11 @@
-"""``python -m conductor.child run`` and ``python -m conductor.child describe APP [PATH...]``."""
+"""``python -m conductor.child``: what the supervisor and its commands start.
+
+The arguments say what for::
+
+    run                          be a runner
+    describe APP [PATH...]       answer what the app declares
+    check APP TASK [PATH...]     answer whether the payload on stdin is what the task expects
+"""
 
 from __future__ import annotations
 
@@ -16,6 +23,10 @@ def main(arguments: list[str]) -> int:
             from conductor.child.describe import describe
 
             return describe(app, paths)
+        case ["check", app, task, *paths]:
+            from conductor.child.describe import check
+
+            return check(app, task, paths)
     sys.stderr.write("This is started by conductor-supervisor; write: conductor-supervisor start APP\n")
     return 2
 

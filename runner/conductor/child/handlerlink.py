@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 
 from conductor.child.control import Intents
 from conductor.child.link import DataLink, Reply, Request, expect
@@ -21,7 +19,7 @@ PROGRESS_INTERVAL = 0.1
 MakeRequest = Callable[[int], Request]
 
 
-class _HandlerLink:
+class HandlerLink:
     """What needs no answer, and the making of questions."""
 
     def __init__(
@@ -99,7 +97,7 @@ class _HandlerLink:
         return lambda seq: m.LoadSteps(seq, *self._held, name)
 
 
-class SyncLink(_HandlerLink):
+class SyncLink(HandlerLink):
     """A :class:`conductor.context.Link`."""
 
     def ask(self, step: str | None, limit: float | None) -> m.Word:
@@ -108,7 +106,7 @@ class SyncLink(_HandlerLink):
 
     def record_step(self, name: str, result: bytes, duration: float) -> m.Word:
         """Return once a step's result is committed."""
-        return _word(name, self._data.request(self._step_done(name, result, duration)))
+        return word_on_step(name, self._data.request(self._step_done(name, result, duration)))
 
     def load_steps(self, name: str) -> tuple[list[m.RecordedStep], m.Word]:
         """Fetch recorded steps from this one on."""
@@ -123,50 +121,11 @@ class SyncLink(_HandlerLink):
                 wanted.wait(duration)
 
 
-class AsyncLink(_HandlerLink):
-    """A :class:`conductor.context.AsyncLink`."""
+def word_on_step(name: str, reply: Reply) -> m.Word:
+    """Return what the supervisor says with its acknowledgement of a step.
 
-    def __init__(
-        self, assignment: m.Assignment, data: DataLink, recorder: Recorder, intents: Intents
-    ) -> None:
-        super().__init__(assignment, data, recorder, intents)
-        self._step_ended = asyncio.Event()
-
-    async def ask(self, step: str | None, limit: float | None) -> m.Word:
-        """Ask whether to go on."""
-        return expect(await self._data.request_async(self._ask(step, limit)), m.Verdict).word
-
-    async def record_step(self, name: str, result: bytes, duration: float) -> m.Word:
-        """Return once a step's result is committed."""
-        return _word(name, await self._data.request_async(self._step_done(name, result, duration)))
-
-    async def load_steps(self, name: str) -> tuple[list[m.RecordedStep], m.Word]:
-        """Fetch recorded steps from this one on."""
-        page = expect(await self._data.request_async(self._load(name)), m.StepPage)
-        return page.steps, page.word
-
-    async def steps_ended(self) -> None:
-        """Return once no step is in progress."""
-        while self._steps:
-            self._step_ended.clear()
-            await self._step_ended.wait()
-
-    def step_ended(self, name: str) -> None:
-        """See the base class."""
-        super().step_ended(name)
-        self._step_ended.set()
-
-    async def pause(self, duration: float) -> None:
-        """Wait, less if a stop is wanted."""
-        loop = asyncio.get_running_loop()
-        wanted = asyncio.Event()
-        with self._intents.waking(lambda: loop.call_soon_threadsafe(wanted.set)):
-            if not self.stop_wanted():
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(wanted.wait(), duration)
-
-
-def _word(name: str, reply: Reply) -> m.Word:
+    :raises StepRefused: if it does not acknowledge it.
+    """
     if isinstance(reply, m.StepRefused):
         raise StepRefused(f'step "{name}" cannot be recorded: {reply.message}')
     return expect(reply, m.StepAck).word

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
-from typing import Any, cast
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, cast
+
+if TYPE_CHECKING:
+    from conductor.child.eventloop import EventLoop
 
 
 @contextmanager
-def shared(function: Callable[[], object] | None, loop: asyncio.Runner) -> Iterator[object]:
+def shared(function: Callable[[], object] | None, loop: EventLoop | None) -> Iterator[object]:
     """Run the generator that ``@app.lifespan`` marked, and give what it yields: ``ctx.state``.
 
     :param function: None: there is nothing to share.
@@ -18,39 +20,9 @@ def shared(function: Callable[[], object] | None, loop: asyncio.Runner) -> Itera
     """
     if function is None:
         yield None
-    elif inspect.isasyncgenfunction(function):
-        with _shared_async(function, loop.get_loop()) as state:
+    elif loop is not None and inspect.isasyncgenfunction(function):
+        with loop.shared(function) as state:
             yield state
     else:
         with contextmanager(cast("Callable[[], Iterator[object]]", function))() as state:
             yield state
-
-
-@contextmanager
-def _shared_async(
-    function: Callable[[], AsyncIterator[object]], loop: asyncio.AbstractEventLoop
-) -> Iterator[object]:
-    """Keep an async generator in one task for all its life: a task group in it insists on that."""
-    ready: asyncio.Future[object] = loop.create_future()
-    over = asyncio.Event()
-
-    async def live() -> None:
-        async with asynccontextmanager(function)() as state:
-            ready.set_result(state)
-            await over.wait()
-
-    life = loop.create_task(live())
-    _run_until_either(loop, life, ready)
-    try:
-        yield ready.result()
-    finally:
-        over.set()
-        loop.run_until_complete(life)
-
-
-def _run_until_either(
-    loop: asyncio.AbstractEventLoop, life: asyncio.Task[None], ready: asyncio.Future[Any]
-) -> None:
-    loop.run_until_complete(asyncio.wait({life, ready}, return_when=asyncio.FIRST_COMPLETED))
-    if life.done():
-        life.result()

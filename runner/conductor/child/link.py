@@ -9,14 +9,13 @@ its event loop reads the socket, questions wait as futures, and other threads as
 
 from __future__ import annotations
 
-import asyncio
 import os
 import select
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import TypeAlias, TypeVar, get_args
+from typing import TYPE_CHECKING, TypeAlias, TypeVar, get_args
 
 import zmq
 
@@ -25,6 +24,9 @@ from conductor_protocol.codec import MAX_FRAME, pack, pack_json, unpack_answer, 
 from conductor_protocol.errors import ProtocolError, UsageError
 from conductor_protocol.operations import Answer, Operation
 from conductor_protocol.recorder import Recorder
+
+if TYPE_CHECKING:
+    import asyncio
 
 LOCK_WAIT = 0.05
 """Seconds that a recall waits for a handler that is just asking something."""
@@ -164,8 +166,11 @@ class DataLink:
 
         :param make: makes the request with the number given.
         """
-        if self._loop_thread not in (None, threading.get_ident()) and self._loop is not None:
-            return asyncio.run_coroutine_threadsafe(self._request_in_loop(make), self._loop).result()
+        loop = self._loop
+        if loop is not None and self._loop_thread not in (None, threading.get_ident()):
+            import asyncio
+
+            return asyncio.run_coroutine_threadsafe(self._request_in_loop(make, loop), loop).result()
         with self._lock:
             seq = self._awaited = self._send(make)
             while (reply := self._replies.pop(seq, None)) is None:
@@ -185,12 +190,17 @@ class DataLink:
 
     async def request_async(self, make: Callable[[int], Request]) -> Reply:
         """Send a request and await its reply, in the handler's event loop or in any other."""
-        if asyncio.get_running_loop() is not self._loop:
-            return await asyncio.to_thread(self.request, make)
-        return await self._request_in_loop(make)
+        import asyncio
 
-    async def _request_in_loop(self, make: Callable[[int], Request]) -> Reply:
-        future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop:
+            return await asyncio.to_thread(self.request, make)
+        return await self._request_in_loop(make, loop)
+
+    async def _request_in_loop(
+        self, make: Callable[[int], Request], loop: asyncio.AbstractEventLoop
+    ) -> Reply:
+        future: asyncio.Future[Reply] = loop.create_future()
         with self._lock:
             self._futures[self._send(make)] = future
         self._look_again()

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import ctypes
 import faulthandler
+import inspect
 import io
 import logging
 import os
@@ -12,10 +12,11 @@ import select
 import signal
 import sys
 import threading
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
+from conductor.app import Conductor
 from conductor.child.connection import Connection
 from conductor.child.control import end_at_once
 from conductor.child.lifespan import shared
@@ -25,6 +26,9 @@ from conductor.client import enter_runner
 from conductor_protocol.birth import BIRTH_FD, read_birth
 from conductor_protocol.errors import UsageError
 from conductor_protocol.recorder import Recorder
+
+if TYPE_CHECKING:
+    from conductor.child.eventloop import EventLoop
 
 LAST_GRACE = 5.0
 """Seconds that threads of user code may hold up the end of a runner that has nothing in hand."""
@@ -47,7 +51,7 @@ def run() -> int:
         return 2
     _prepare_logging()
     recorder = Recorder(Path(birth.recorder))
-    with asyncio.Runner() as loop, Connection(birth, lifeline.fileno(), recorder) as connection:
+    with _event_loop(app) as loop, Connection(birth, lifeline.fileno(), recorder) as connection:
         enter_runner(app.database_url(), connection.data)
         with shared(app.lifespan_function, loop) as state:
             connection.open()
@@ -90,6 +94,16 @@ def _end_soon() -> None:
 
 
 # Surroundings of user code
+
+
+def _event_loop(app: Conductor) -> AbstractContextManager[EventLoop | None]:
+    """Return where what is async in this app runs; None if nothing is."""
+    any_async = any(task.is_async for task in app.tasks.values())
+    if not any_async and not inspect.isasyncgenfunction(app.lifespan_function):
+        return nullcontext()
+    from conductor.child.eventloop import EventLoop
+
+    return EventLoop()
 
 
 def _prepare_signals() -> None:

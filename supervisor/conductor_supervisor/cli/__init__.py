@@ -49,6 +49,9 @@ that ``invoke`` does not pay for ``demo``."""
 FUNCTIONS = {"list": "list_"}
 """Commands whose functions are named otherwise."""
 
+HIDDEN = {"reference"}
+"""Commands that the help does not list, and so need not import: it describes all others."""
+
 
 class _Misuse(click.ClickException):
     exit_code = 2
@@ -58,7 +61,7 @@ class _Commands(click.Group):
     """Imports a command's module when it is wanted, and words every error as one message."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
-        return list(COMMANDS)
+        return [name for name in COMMANDS if name not in HIDDEN]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
         if cmd_name not in COMMANDS:

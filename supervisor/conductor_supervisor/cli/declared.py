@@ -11,9 +11,6 @@ from conductor_protocol.manifest import ScheduleSpec, TaskSpec, WindowSpec
 from conductor_protocol.units import Instant, in_words, moment
 from conductor_supervisor.cli import render
 from conductor_supervisor.cli.site import Site, json_option, located
-from conductor_supervisor.rules.cron import Cron
-from conductor_supervisor.store import schedules as stored_schedules
-from conductor_supervisor.store import tasks as stored_tasks
 
 NOTHING = (
     'no tasks: start a supervisor here, or name the app in conductor.toml, as in  app = "shop.tasks:app"'
@@ -69,10 +66,12 @@ def tasks(site: Site, as_json: bool) -> None:
 
 
 def _paused(site: Site) -> set[tuple[str, str]]:
+    from conductor_supervisor.store import tasks
+
     if not site.has_database():
         return set()
     with site.reading() as connection:
-        return {(kind, name) for kind, name in stored_tasks.paused(connection)}
+        return {(kind, name) for kind, name in tasks.paused(connection)}
 
 
 def _task_view(spec: TaskSpec, paused: set[tuple[str, str]]) -> TaskView:
@@ -147,15 +146,19 @@ def schedules(site: Site, as_json: bool) -> None:
 
 
 def _last_firings(site: Site) -> dict[tuple[str, str], Instant]:
+    from conductor_supervisor.store import schedules
+
     if not site.has_database():
         return {}
     with site.reading() as connection:
-        return stored_schedules.last_firings(connection)
+        return schedules.last_firings(connection)
 
 
 def _schedule_view(
     task: TaskView, schedule: ScheduleSpec, last: Instant | None, now: Instant
 ) -> ScheduleView:
+    from conductor_supervisor.rules.cron import Cron
+
     zone = schedule.tz or "UTC"
     return ScheduleView(
         task=task.name,

@@ -15,9 +15,6 @@ from typing import TypeAlias
 
 import click
 import msgspec
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-from rich.table import Column
 
 from conductor_protocol.operations import FINISHED, ExecutionView
 from conductor_supervisor.cli.demo_stage import (
@@ -242,6 +239,8 @@ class Screen:
     """What the demo prints: with a live progress bar on a terminal, in plain lines elsewhere."""
 
     def __init__(self) -> None:
+        from rich.console import Console
+
         self._console = Console(highlight=False, soft_wrap=True)
 
     def chapter(self, title: str) -> None:
@@ -263,6 +262,9 @@ class Screen:
         if not self._console.is_terminal:
             yield TenthsOnly(self.say).show
             return
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+        from rich.table import Column
+
         columns = (
             TextColumn("  {task.description}"),
             BarColumn(),

@@ -32,7 +32,6 @@ from conductor_protocol.operations import (
 )
 from conductor_protocol.units import in_words
 from conductor_supervisor import control
-from conductor_supervisor.door import Door
 from conductor_supervisor.errors import NotRunning, SupervisorError
 from conductor_supervisor.runtime import database_lock, runtime_folder
 
@@ -197,6 +196,8 @@ class Store:
     """What any client may do with the demo's database."""
 
     def __init__(self, folder: Folder) -> None:
+        from conductor_supervisor.door import Door
+
         self._door = Door(folder.url)
 
     def close(self) -> None:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import shutil
 import sqlite3
 import sys
-import tempfile
 import zoneinfo
 from collections.abc import Callable
 from typing import Literal, TypeAlias
@@ -91,13 +89,15 @@ def _python(name: str, _site: Site) -> Finding:
 
 
 def _packages(name: str, _site: Site) -> Finding:
+    from importlib.metadata import PackageNotFoundError, version
+
     versions = {}
     for package in PACKAGES:
         try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
+            versions[package] = version(package)
+        except PackageNotFoundError:
             return Finding(name, "problem", f"{package} is missing", f"write: pip install {package}")
-    return Finding(name, "ok", ", ".join(f"{package} {version}" for package, version in versions.items()))
+    return Finding(name, "ok", ", ".join(f"{package} {found}" for package, found in versions.items()))
 
 
 def _sqlite(name: str, _site: Site) -> Finding:
@@ -155,6 +155,8 @@ def _space(name: str, site: Site) -> Finding:
 
 
 def _runtime(name: str, site: Site) -> Finding:
+    import tempfile
+
     from conductor_supervisor.runtime import runtime_folder
 
     folder = runtime_folder(site.url, site.settings.runtime)

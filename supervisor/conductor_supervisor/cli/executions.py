@@ -6,12 +6,13 @@ import sys
 import time
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 import msgspec
 from msgspec import Raw
 
-from conductor_protocol.errors import UsageError
+from conductor_protocol.errors import ConductorError, UsageError
 from conductor_protocol.manifest import TASK_NAME, TaskSpec
 from conductor_protocol.operations import (
     FINISHED,
@@ -28,8 +29,11 @@ from conductor_protocol.operations import (
 from conductor_protocol.units import Instant, in_words, instant, seconds, size_in_words
 from conductor_supervisor.cli import render
 from conductor_supervisor.cli.site import Site, json_option, located
-from conductor_supervisor.errors import SupervisorError
+from conductor_supervisor.errors import PayloadMismatch, SupervisorError
 from conductor_supervisor.readers import suggestion
+
+if TYPE_CHECKING:
+    from conductor_supervisor.processes.describe import Fits, Inquiry
 
 FIRST_WAIT = 0.01
 LONGEST_WAIT = 0.5
@@ -77,15 +81,19 @@ def invoke(
     and the id goes to stderr.
     """
     limit = _wait_limit(wait, timeout)
+    json = _payload(payload, file, site.settings.max_payload)
     new = NewExecution(
         task=task,
-        payload=_payload(payload, file, site.settings.max_payload),
+        payload=Raw(json),
         delay=0.0 if delay is None else seconds(delay, "--delay"),
         run_at=_run_at(run_at, delay),
         priority=priority,
         dedupe_key=dedupe_key,
     )
+    fits = site.payload_check(task, json)
     _check_task(site, task)
+    if fits is not None:
+        _heed(fits)
     answer = site.perform(InvokeMany([new]), Invoked)
     (execution,), (created,) = answer.ids, answer.created
     if wait:
@@ -106,7 +114,7 @@ def _wait_limit(wait: bool, timeout: str | None) -> float | None:
     return seconds(timeout, "--timeout")
 
 
-def _payload(text: str | None, file: str | None, limit: int) -> Raw:
+def _payload(text: str | None, file: str | None, limit: int) -> bytes:
     if text is not None and file is not None:
         raise UsageError("the payload is given twice; write either JSON or --file")
     source = _contents(file) if file is not None else (text or "null").encode()
@@ -119,7 +127,7 @@ def _payload(text: str | None, file: str | None, limit: int) -> Raw:
             f"the payload has {size_in_words(len(payload))}; at most {size_in_words(limit)} are allowed: "
             "store it elsewhere and pass a reference, or raise max_payload in conductor.toml"
         )
-    return Raw(payload)
+    return payload
 
 
 def _contents(file: str) -> bytes:
@@ -166,6 +174,16 @@ def _check_task(site: Site, name: str) -> None:
         raise UsageError(f"there is no task {name!r}{suggestion(name, known)}")
     elif not known[name].invocable:
         raise UsageError(_not_invocable(known[name]))
+
+
+def _heed(fits: Inquiry[Fits]) -> None:
+    """Refuse a payload that does not fit. An app that cannot be asked is no reason to refuse."""
+    try:
+        fits.answer()
+    except PayloadMismatch:
+        raise
+    except ConductorError as error:
+        render.remark(f"the payload is not checked: {str(error).splitlines()[0]}")
 
 
 def _not_invocable(spec: TaskSpec) -> str:

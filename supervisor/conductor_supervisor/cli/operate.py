@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
 import click
-import psutil
 from msgspec import Struct
 
 from conductor_protocol.errors import UsageError
@@ -19,8 +18,9 @@ from conductor_supervisor.cli.site import Site, json_option, located
 from conductor_supervisor.cli.waiting import Waiting, waiting
 from conductor_supervisor.errors import NotRunning, SupervisorError
 from conductor_supervisor.readers import suggestion
-from conductor_supervisor.store import executions, tasks
-from conductor_supervisor.store.tasks import Kind
+
+if TYPE_CHECKING:
+    from conductor_supervisor.store.tasks import Kind
 
 DEFAULT_QUEUE = "default"
 
@@ -80,6 +80,8 @@ def status(site: Site, as_json: bool) -> None:
 
 
 def _status(site: Site) -> StatusView:
+    from conductor_supervisor.store import executions, tasks
+
     specs = site.declared()
     with site.reading() as connection:
         counts = executions.counts(connection)
@@ -158,6 +160,8 @@ def _show_counts(view: StatusView) -> None:
 
 
 def _count(number: int, state: State) -> str:
+    from conductor_supervisor.store import executions
+
     if state in FINISHED and number >= executions.COUNTED_AT_MOST:
         return f"{number:,}+"
     return f"{number:,}" if number else ""
@@ -187,6 +191,8 @@ def pause(site: Site, name: str, kind: Kind | None) -> None:
 
     No more of its executions are started; what runs goes on.
     """
+    from conductor_supervisor.store import tasks
+
     kind = _kind(site, name, kind)
     with site.writing() as connection:
         changed = tasks.pause(connection, kind, name, site.clock.now())
@@ -200,6 +206,8 @@ def pause(site: Site, name: str, kind: Kind | None) -> None:
 @located
 def resume(site: Site, name: str, kind: Kind | None) -> None:
     """Let a paused task or queue go on."""
+    from conductor_supervisor.store import tasks
+
     with site.reading() as connection:
         paused = [paused_kind for paused_kind, paused_name in tasks.paused(connection) if paused_name == name]
     kind = kind or (paused[0] if len(paused) == 1 else _kind(site, name, None))
@@ -253,6 +261,8 @@ def stop(site: Site, now: bool, wait: bool) -> None:
 
 
 def _wait_for_end(pid: int) -> None:
+    import psutil
+
     try:
         psutil.Process(pid).wait()
     except psutil.NoSuchProcess:

@@ -5,15 +5,13 @@ On a terminal tables have colours and fit its width; into a pipe they are plain 
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from datetime import datetime
 
 import click
 import msgspec
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from conductor_protocol.operations import Failure
 from conductor_protocol.units import in_words
@@ -59,21 +57,24 @@ def compact_json(value: object) -> str:
 def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Write a table to stdout."""
     cells = [[printable(cell).replace("\n", " ") for cell in row] for row in rows]
-    console = Console(highlight=False)
-    if console.is_terminal:
-        console.print(_rich_table(headings, cells))
+    if sys.stdout.isatty() or os.environ.get("FORCE_COLOR"):
+        _draw(headings, cells)
     else:
         for line in _plain_lines([list(headings), *cells]):
             click.echo(line)
 
 
-def _rich_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+def _draw(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
     drawn = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for column, heading in enumerate(headings):
         drawn.add_column(heading, overflow="fold", justify="right" if _is_numeric(rows, column) else "left")
     for row in rows:
         drawn.add_row(*(Text(cell, style=STYLES.get(cell, "")) for cell in row))
-    return drawn
+    Console(highlight=False).print(drawn)
 
 
 def _plain_lines(rows: Sequence[Sequence[str]]) -> list[str]:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from conductor_supervisor.door import Door
+    from conductor_supervisor.processes.describe import Fits, Inquiry
     from conductor_supervisor.store.database import Database
 
 A = TypeVar("A", bound=Answer)
@@ -83,6 +84,17 @@ class Site:
         from conductor_supervisor.runtime import find_runtime_folder
 
         return find_runtime_folder(self.url, self.settings.runtime)
+
+    def payload_check(self, task: str, payload: bytes) -> Inquiry[Fits] | None:
+        """Begin to ask the configured app whether a payload fits a task; None if no app is configured.
+
+        :param payload: JSON.
+        """
+        if self.settings.app is None:
+            return None
+        from conductor_supervisor.processes.describe import current_folder, payload_check
+
+        return self._open.enter_context(payload_check(self.settings.app, current_folder(), task, payload))
 
     # The database
 

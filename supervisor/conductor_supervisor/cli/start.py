@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import click
 
+from conductor_protocol.errors import UsageError
 from conductor_supervisor.cli import logs
 from conductor_supervisor.cli.site import Site, located
+
+NO_APP = (
+    "no app is named. Write: conductor-supervisor start shop.tasks:app\n"
+    'or put  app = "shop.tasks:app"  into conductor.toml'
+)
 
 
 @click.command()
@@ -20,7 +26,14 @@ def start(site: Site, drain: bool) -> None:
 
     APP is module:attribute or path/file.py:attribute; the current folder is on the path.
     """
-    from conductor_supervisor.supervisor import run
+    from conductor_supervisor.processes.describe import current_folder, description
 
     logs.set_up(site.settings.log_level)
-    click.get_current_context().exit(run(site.settings, drain=drain))
+    if site.settings.app is None:
+        raise UsageError(NO_APP)
+    paths = current_folder()
+    with description(site.settings.app, paths) as inquiry:
+        from conductor_supervisor.supervisor import run  # meanwhile, for it takes as long
+
+        manifest = inquiry.answer()
+    click.get_current_context().exit(run(site.settings, manifest, paths, drain=drain))

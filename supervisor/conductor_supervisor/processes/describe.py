@@ -1,13 +1,15 @@
-"""Reading an app's declarations in a child process: one that crashes is an error, not our death."""
+"""Asking an app, in a child process, what it declares: one that crashes is an error, not our death."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO
+from types import TracebackType
+from typing import Generic, Self, TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -15,16 +17,18 @@ from msgspec import Struct
 from conductor_protocol.errors import UsageError
 from conductor_protocol.manifest import Manifest
 from conductor_protocol.units import in_words
-from conductor_supervisor.errors import AppError
+from conductor_supervisor.errors import AppError, PayloadMismatch
 from conductor_supervisor.rules.blame import exit_in_words
 
 DESCRIBE_FD = "CONDUCTOR_DESCRIBE_FD"
-"""Environment variable that names the descriptor to which the child writes the manifest."""
+"""Environment variable that names the descriptor of the file to which the child writes its answer."""
 
 TIMEOUT = 60.0
 """Seconds that an app may take to import."""
 
 LAST_LINES = 15
+
+A = TypeVar("A", bound=Struct)
 
 
 class _Problem(Struct):
@@ -33,43 +37,112 @@ class _Problem(Struct):
     traceback: str = ""
 
 
-class _Described(Struct):
+class _Answer(Struct):
     error: _Problem | None = None
 
 
-def describe(app: str, paths: Sequence[str], timeout: float = TIMEOUT) -> Manifest:
-    """Import the app in a child process and return what it declares.
+class Fits(Struct):
+    """A payload is as its task expects."""
 
-    :param app: ``module:attribute`` or ``path/file.py:attribute``.
-    :param paths: folders put before the import path.
-    :raises UsageError: if a declaration is wrong, or the app is named wrongly.
-    :raises AppError: if the app cannot be imported: it raised, crashed, exited or took too long.
+
+class Inquiry(Generic[A]):
+    """A child process that imports an app and answers one question about it.
+
+    It begins at once; whoever asks may do something else before :meth:`answer`. A child that is not heard to
+    its end is ended by leaving the ``with`` block.
     """
-    read, write = os.pipe()
-    environment = {**os.environ, DESCRIBE_FD: str(write)}
-    with (
-        os.fdopen(read, "rb") as answer,
-        subprocess.Popen(
-            [sys.executable, "-m", "conductor.child", "describe", app, *paths],
-            stdin=subprocess.DEVNULL,
+
+    def __init__(self, app: str, question: Sequence[str], kind: type[A], told: bytes = b"") -> None:
+        """
+        :param question: what ``python -m conductor.child`` is called with.
+        :param kind: what the answer is read as.
+        :param told: what the child reads on its stdin.
+        """
+        self._app = app
+        self._kind = kind
+        self._told = told
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115  # closed in __exit__; a pipe would fill up
+        self._child = subprocess.Popen(
+            [sys.executable, "-P", "-m", "conductor.child", *question],
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            pass_fds=(write,),
-            env=environment,
+            pass_fds=(self._file.fileno(),),
+            env={**os.environ, DESCRIBE_FD: str(self._file.fileno())},
             process_group=0,
-        ) as child,
-    ):
-        os.close(write)
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._child.returncode is None:
+            _kill_group(self._child)
+        self._child.__exit__(kind, error, trace)
+        self._file.close()
+
+    def answer(self, timeout: float = TIMEOUT) -> A:
+        """Wait for the answer, once.
+
+        :raises PayloadMismatch: if the question was whether a payload fits, and it does not.
+        :raises UsageError: if a declaration is wrong, or the app is named wrongly.
+        :raises AppError: if the app cannot be imported: it raised, crashed, exited or took too long.
+        """
+        child = self._child
         try:
-            output, _ = child.communicate(timeout=timeout)
+            output, _ = child.communicate(self._told, timeout)
         except subprocess.TimeoutExpired as error:
             _kill_group(child)
             output, _ = child.communicate()
             raise AppError(
-                f"app {app} did not finish importing within {in_words(timeout)}{_tail(output)}"
+                f"app {self._app} did not finish importing within {in_words(timeout)}{_tail(output)}"
             ) from error
         _kill_group(child)  # what the import left running would keep the pipe open
-        return _read(app, answer, child.returncode, output)
+        return self._read(child.returncode, output)
+
+    def _read(self, returncode: int, output: bytes) -> A:
+        self._file.seek(0)
+        text = self._file.read()
+        try:
+            problem = msgspec.json.decode(text, type=_Answer).error
+            if problem is None:
+                return msgspec.json.decode(text, type=self._kind)
+        except msgspec.MsgspecError as error:
+            raise AppError(
+                f"app {self._app} {exit_in_words(returncode)} while it was imported{_tail(output)}"
+            ) from error
+        if problem.kind == "payload":
+            raise PayloadMismatch(problem.message)
+        if problem.kind == "usage":
+            raise UsageError(problem.message)
+        raise AppError("\n".join(part for part in (problem.message, problem.traceback.rstrip()) if part))
+
+
+def description(app: str, paths: Sequence[str]) -> Inquiry[Manifest]:
+    """Begin to ask what an app declares.
+
+    :param app: ``module:attribute`` or ``path/file.py:attribute``.
+    :param paths: folders put before the import path.
+    """
+    return Inquiry(app, ["describe", app, *paths], Manifest)
+
+
+def describe(app: str, paths: Sequence[str], timeout: float = TIMEOUT) -> Manifest:
+    """Import the app in a child process and return what it declares. Raises as :meth:`Inquiry.answer`."""
+    with description(app, paths) as inquiry:
+        return inquiry.answer(timeout)
+
+
+def payload_check(app: str, paths: Sequence[str], task: str, payload: bytes) -> Inquiry[Fits]:
+    """Begin to ask whether a payload is what the app's task of this name expects.
+
+    An app that has no such task takes any payload.
+
+    :param payload: JSON.
+    """
+    return Inquiry(app, ["check", app, task, *paths], Fits, payload)
 
 
 def _kill_group(child: subprocess.Popen[bytes]) -> None:
@@ -79,24 +152,9 @@ def _kill_group(child: subprocess.Popen[bytes]) -> None:
         return
 
 
-def _read(app: str, answer: BinaryIO, returncode: int, output: bytes) -> Manifest:
-    text = answer.read()
-    try:
-        problem = msgspec.json.decode(text, type=_Described).error
-        if problem is None:
-            return msgspec.json.decode(text, type=Manifest)
-    except msgspec.MsgspecError as error:
-        raise AppError(
-            f"app {app} {exit_in_words(returncode)} while it was imported{_tail(output)}"
-        ) from error
-    if problem.kind == "usage":
-        raise UsageError(problem.message)
-    raise AppError("\n".join(part for part in (problem.message, problem.traceback.rstrip()) if part))
-
-
 def _tail(output: bytes) -> str:
     lines = output.decode("utf-8", "backslashreplace").splitlines()[-LAST_LINES:]
-    return ". Its last output:\n" + "\n".join(line[:500] for line in lines) if lines else ""
+    return "\nIts last output:\n" + "\n".join(line[:500] for line in lines) if lines else ""
 
 
 def current_folder() -> list[str]:

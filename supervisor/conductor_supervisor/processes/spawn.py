@@ -64,7 +64,7 @@ class Child:
         err_read, err_write = os.pipe()
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "conductor.child", "run"],
+                [sys.executable, "-P", "-m", "conductor.child", "run"],
                 stdin=subprocess.DEVNULL,
                 stdout=out_write,
                 stderr=err_write,

@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, text
+from sqlalchemy import URL, Connection, Engine, create_engine, event, insert, inspect, select
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from conductor_supervisor.errors import StoreError
@@ -115,20 +115,26 @@ class Database:
         with self.reading() as connection:
             if _revision(connection) == schema.HEAD:
                 return False
-        from conductor_supervisor.store import migrations
-
         with self.writing() as connection:
             found = _revision(connection)
             if found == schema.HEAD:
                 return False
-            if found is not None and found not in migrations.known_revisions():
-                raise StoreError(
-                    f"{self.url_for_people} was made by a newer version of Conductor (its schema is {found}, "
-                    f"the newest that this version knows is {schema.HEAD}); "
-                    "upgrade here too: pip install --upgrade conductor-supervisor"
-                )
-            migrations.upgrade(connection)
+            if found is None:
+                _create(connection)
+            else:
+                self._update(connection, found)
         return True
+
+    def _update(self, connection: Connection, found: str) -> None:
+        from conductor_supervisor.store import migrations
+
+        if found not in migrations.known_revisions():
+            raise StoreError(
+                f"{self.url_for_people} was made by a newer version of Conductor (its schema is {found}, "
+                f"the newest that this version knows is {schema.HEAD}); "
+                "upgrade here too: pip install --upgrade conductor-supervisor"
+            )
+        migrations.upgrade(connection)
 
     def close(self) -> None:
         """Close every connection."""
@@ -209,5 +215,11 @@ def _use_wal(cursor: sqlite3.Cursor) -> None:
 def _revision(connection: Connection) -> str | None:
     if not inspect(connection).has_table(schema.VERSION_TABLE):
         return None
-    found: str | None = connection.scalar(text(f"SELECT version_num FROM {schema.VERSION_TABLE}"))  # noqa: S608
-    return found
+    return connection.scalar(select(schema.version.c.version_num))
+
+
+def _create(connection: Connection) -> None:
+    """Make the newest schema where there is none: what all the revisions lead to, but without Alembic."""
+    schema.metadata.create_all(connection, checkfirst=False)
+    schema.version.create(connection)
+    connection.execute(insert(schema.version).values(version_num=schema.HEAD))

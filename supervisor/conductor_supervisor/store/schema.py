@@ -25,14 +25,17 @@ from sqlalchemy import (
     BigInteger,
     CheckConstraint,
     Column,
+    Connection,
     Index,
     Integer,
     MetaData,
     PrimaryKeyConstraint,
     SmallInteger,
+    String,
     Table,
     Text,
     UniqueConstraint,
+    event,
     text,
 )
 
@@ -40,10 +43,20 @@ HEAD = "0001"
 """The newest revision in ``migrations/versions``, known here so that a check needs no Alembic."""
 
 VERSION_TABLE = "conductor_schema"
-"""Where Alembic notes the revision. A name of our own: the database may be an application's too."""
+"""Where the revision is noted. A name of our own: the database may be an application's too."""
 
 FIRST_PRIORITY = 32767
 LAST_PRIORITY = -32768
+
+WHERE = "where"
+"""In an index's ``info``: the condition on the rows that it holds."""
+
+version = Table(
+    VERSION_TABLE,
+    MetaData(),  # not among our own: Alembic makes this one too, when it updates an older schema
+    Column("version_num", String(32), nullable=False),
+    PrimaryKeyConstraint("version_num", name=f"{VERSION_TABLE}_pkc"),
+)
 
 metadata = MetaData()
 
@@ -107,55 +120,47 @@ Index(
     executions.c.priority.desc(),
     executions.c.due_at,
     executions.c.id,
-    sqlite_where=text("state = 'ready'"),
-    postgresql_where=text("state = 'ready'"),
+    info={WHERE: "state = 'ready'"},
 )
 Index(
     "conductor_scheduled",
     executions.c.due_at,
-    sqlite_where=text("state = 'scheduled'"),
-    postgresql_where=text("state = 'scheduled'"),
+    info={WHERE: "state = 'scheduled'"},
 )
 Index(
     "conductor_running",
     executions.c.task,
-    sqlite_where=text("state = 'running'"),
-    postgresql_where=text("state = 'running'"),
+    info={WHERE: "state = 'running'"},
 )
 Index(
     "conductor_cancel_requested",
     executions.c.supervisor,
-    sqlite_where=text("state = 'running' AND cancel_requested_at IS NOT NULL"),
-    postgresql_where=text("state = 'running' AND cancel_requested_at IS NOT NULL"),
+    info={WHERE: "state = 'running' AND cancel_requested_at IS NOT NULL"},
 )
 Index(
     "conductor_finished",
     executions.c.task,
     executions.c.state,
     executions.c.id,
-    sqlite_where=text("finished_at IS NOT NULL"),
-    postgresql_where=text("finished_at IS NOT NULL"),
+    info={WHERE: "finished_at IS NOT NULL"},
 )
 Index(
     "conductor_expiring",
     executions.c.expires_at,
-    sqlite_where=text("expires_at IS NOT NULL"),
-    postgresql_where=text("expires_at IS NOT NULL"),
+    info={WHERE: "expires_at IS NOT NULL"},
 )
 Index(
     "conductor_dedupe",
     executions.c.task,
     executions.c.dedupe_key,
     unique=True,
-    sqlite_where=text("dedupe_key IS NOT NULL AND finished_at IS NULL"),
-    postgresql_where=text("dedupe_key IS NOT NULL AND finished_at IS NULL"),
+    info={WHERE: "dedupe_key IS NOT NULL AND finished_at IS NULL"},
 )
 Index(
     "conductor_firing",
     executions.c.firing_key,
     unique=True,
-    sqlite_where=text("firing_key IS NOT NULL"),
-    postgresql_where=text("firing_key IS NOT NULL"),
+    info={WHERE: "firing_key IS NOT NULL"},
 )
 
 steps = Table(
@@ -219,3 +224,12 @@ pauses = Table(
     PrimaryKeyConstraint("kind", "name"),
     CheckConstraint("kind IN ('task', 'queue')", "known_kind"),
 )
+
+
+@event.listens_for(metadata, "before_create")
+def _make_indexes_partial(_metadata: MetaData, connection: Connection, **_options: object) -> None:
+    """Give the conditions to the database at hand only: to name any other would import what speaks to it."""
+    for table in metadata.tables.values():
+        for index in table.indexes:
+            if WHERE in index.info:
+                index.dialect_options[connection.dialect.name]["where"] = text(index.info[WHERE])
