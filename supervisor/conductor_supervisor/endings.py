@@ -14,7 +14,7 @@ from conductor_protocol.operations import AttemptOutcome, CrashReport, Failure, 
 from conductor_protocol.units import MICROSECONDS, Instant
 from conductor_supervisor.roster import Held
 from conductor_supervisor.rules.retry import after_failure
-from conductor_supervisor.store.executions import CRASHED, Ending
+from conductor_supervisor.store.attempts import CRASHED, Ending
 
 
 def completed(held: Held, report: Finished, now: Instant) -> Ending:

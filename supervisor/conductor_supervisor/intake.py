@@ -16,7 +16,8 @@ from conductor_protocol.units import MICROSECONDS, Instant
 from conductor_supervisor.journal import Journal
 from conductor_supervisor.roster import Held, Task
 from conductor_supervisor.rules import admission
-from conductor_supervisor.store.executions import Ending, Wanted
+from conductor_supervisor.store.attempts import Ending
+from conductor_supervisor.store.executions import Wanted
 from conductor_supervisor.store.schedules import Firing
 from conductor_supervisor.store.tasks import Kind
 from conductor_supervisor.work import Work

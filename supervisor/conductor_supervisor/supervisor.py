@@ -35,9 +35,9 @@ from conductor_supervisor.rules.windows import Windows
 from conductor_supervisor.runtime import PokeSocket, database_lock, folder_lock, runtime_folder
 from conductor_supervisor.settings import Settings, database_url
 from conductor_supervisor.staff import Staff, resident_memory
-from conductor_supervisor.store import executions, schedules, tasks
+from conductor_supervisor.store import attempts, executions, schedules, tasks
+from conductor_supervisor.store.attempts import Ending
 from conductor_supervisor.store.database import Database
-from conductor_supervisor.store.executions import Ending
 from conductor_supervisor.store.schedules import Firing
 from conductor_supervisor.work import Work
 from conductor_supervisor.writes import KeepProgress
@@ -93,7 +93,7 @@ def _prepare(database: Database, specs: Sequence[TaskSpec], zone: str, clock: Cl
     """Put the database in order: what the last supervisor left, what the code declares."""
     now = clock.now()
     with database.writing() as connection:
-        recovered = executions.recover(connection, now, {s.name: s.max_attempts for s in specs})
+        recovered = attempts.recover(connection, now, {s.name: s.max_attempts for s in specs})
         executions.reopen_windows(connection)
         tasks.declare(connection, specs, now)
         schedules.declare(connection, specs, now)

@@ -21,7 +21,7 @@ from conductor_supervisor.journal import Journal
 from conductor_supervisor.roster import Held, Roster, Runner, Task
 from conductor_supervisor.router import Router
 from conductor_supervisor.rules import admission
-from conductor_supervisor.store.executions import Ending
+from conductor_supervisor.store.attempts import Ending
 from conductor_supervisor.writes import EndAttempt, Taken
 
 LARGE_ASSIGN = 1024 * 1024

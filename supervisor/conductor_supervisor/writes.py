@@ -17,8 +17,9 @@ from sqlalchemy import Connection
 from conductor_protocol.messages import RecordedStep
 from conductor_protocol.operations import Answer, Operation, ProgressView
 from conductor_protocol.units import Instant
-from conductor_supervisor.store import executions, schedules, steps, tasks
-from conductor_supervisor.store.executions import Claimed, Ending, Wanted
+from conductor_supervisor.store import attempts, executions, schedules, steps, tasks
+from conductor_supervisor.store.attempts import Ending
+from conductor_supervisor.store.executions import Claimed, Wanted
 from conductor_supervisor.store.perform import perform
 from conductor_supervisor.store.schedules import Firing
 from conductor_supervisor.store.steps import NewStep
@@ -165,7 +166,7 @@ def _of(group: Sequence[Write], kind: type[W]) -> list[W]:
 def _end(connection: Connection, writes: list[EndAttempt]) -> list[Effect]:
     if not writes:
         return []
-    late = {id(ending) for ending in executions.end(connection, [w.ending for w in writes])}
+    late = {id(ending) for ending in attempts.end(connection, [w.ending for w in writes])}
     return [partial(w.then, id(w.ending) in late) for w in writes]
 
 

@@ -12,7 +12,7 @@ from workplace import NOON, SECOND, Workplace
 
 from conductor_protocol.manifest import ScheduleSpec, TaskSpec
 from conductor_protocol.operations import Failure
-from conductor_supervisor.store.executions import Ending
+from conductor_supervisor.store.attempts import Ending
 
 RESIZE = TaskSpec("resize")
 NIGHTLY = TaskSpec("nightly", invocable=False, schedules=(ScheduleSpec("cron", "0 2 * * *"),))

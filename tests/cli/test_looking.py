@@ -10,7 +10,7 @@ from workplace import NOON, SECOND, Workplace
 from conductor_protocol.manifest import ScheduleSpec, TaskSpec, WindowSpec
 from conductor_protocol.operations import CrashReport, Failure, ProgressView
 from conductor_supervisor.store import executions, steps, tasks
-from conductor_supervisor.store.executions import Ending
+from conductor_supervisor.store.attempts import Ending
 from conductor_supervisor.store.steps import NewStep
 
 RED = "\x1b[31m"

@@ -22,9 +22,10 @@ from conductor_protocol.units import MICROSECONDS, Instant, instant
 from conductor_supervisor import control
 from conductor_supervisor.cli import cli
 from conductor_supervisor.clock import FileClock
-from conductor_supervisor.store import executions, schedules, schema, tasks
+from conductor_supervisor.store import attempts, executions, schedules, schema, tasks
+from conductor_supervisor.store.attempts import Ending
 from conductor_supervisor.store.database import Database
-from conductor_supervisor.store.executions import Claimed, Ending, Wanted
+from conductor_supervisor.store.executions import Claimed, Wanted
 
 NOON: Instant = instant(datetime(2030, 1, 1, 12, tzinfo=UTC))
 SECOND = MICROSECONDS
@@ -102,7 +103,7 @@ class Workplace:
     def end(self, ending: Ending) -> None:
         """End an attempt."""
         with self.database.writing() as connection:
-            assert executions.end(connection, [ending]) == []
+            assert attempts.end(connection, [ending]) == []
 
 
 Answer = Callable[[control.Request], control.Reply]

@@ -17,9 +17,10 @@ from conductor_protocol.operations import (
     Operation,
 )
 from conductor_protocol.units import MICROSECONDS, Instant
-from conductor_supervisor.store import executions
+from conductor_supervisor.store import attempts, executions
+from conductor_supervisor.store.attempts import Ending
 from conductor_supervisor.store.database import Database
-from conductor_supervisor.store.executions import Claimed, Ending, Wanted
+from conductor_supervisor.store.executions import Claimed, Wanted
 from conductor_supervisor.store.perform import is_write, perform
 from conductor_supervisor.store.steps import NewStep
 
@@ -79,7 +80,7 @@ def ending(claimed: Claimed, state: str = "completed", outcome: str | None = Non
 def end(database: Database, *endings: Ending) -> list[Ending]:
     """Write endings; return the late ones."""
     with database.writing() as connection:
-        return executions.end(connection, endings)
+        return attempts.end(connection, endings)
 
 
 def step(claimed: Claimed, name: str, result: bytes = b"1") -> NewStep:

@@ -111,26 +111,6 @@ def test_a_second_claim_has_a_higher_number(database: Database) -> None:
     assert (second.claim, second.first_claim) == (2, False)
 
 
-def test_is_anything_due(database: Database) -> None:
-    """What ``--drain`` waits for: running work of any task, due work only of tasks that may run now."""
-
-    def due(now: int, *tasks: str) -> bool:
-        with database.reading() as connection:
-            return executions.unfinished_due(connection, now, set(tasks))
-
-    assert not due(NOW, "t")
-    invoke(database, "t", delay=5)
-    assert not due(NOW, "t")
-    assert due(NOW + 5 * SECOND, "t")
-    assert not due(NOW + 5 * SECOND, "u")
-    invoke(database, "u")
-    assert due(NOW, "u")
-    claimed = claim(database, "u")
-    assert due(NOW)
-    end(database, *[ending(one) for one in claimed])
-    assert not due(NOW, "u", "t")
-
-
 def test_counts_by_task_and_state(database: Database) -> None:
     """Each task with the states it has rows in."""
     invoke(database, "a", "a", "b")

@@ -9,7 +9,7 @@ from sqlalchemy import event
 from store_moves import NOW, ask, claim, end, ending, invoke, step
 
 from conductor_protocol.operations import CancelExecution, ListExecutions, RetryExecution
-from conductor_supervisor.store import executions, steps, tasks
+from conductor_supervisor.store import attempts, executions, steps, tasks
 from conductor_supervisor.store.database import Database
 from conductor_supervisor.store.executions import Wanted
 
@@ -46,7 +46,6 @@ def test_no_statement_of_an_executions_life_scans_a_table(database: Database) ->
             executions.promote(connection, NOW)
             executions.next_due(connection)
             executions.cancel_requests(connection, "one")
-            executions.unfinished_due(connection, NOW, {"t"})
             executions.reopen_windows(connection)
             tasks.paused(connection)
         one, two, *_ = claim(database, Wanted("t", 3, concurrency=3))
@@ -59,7 +58,7 @@ def test_no_statement_of_an_executions_life_scans_a_table(database: Database) ->
         ask(database, CancelExecution(two.id))
         ask(database, ListExecutions())
         with database.writing() as connection:
-            executions.recover(connection, NOW, {})
+            attempts.recover(connection, NOW, {})
             executions.remove_expired(connection, NOW)
             executions.counts(connection)
     assert len(plan) > 30

@@ -5,14 +5,14 @@ from __future__ import annotations
 from store_moves import NOW, SECOND, ask, claim, end, ending, invoke, running, view
 
 from conductor_protocol.operations import CancelExecution
-from conductor_supervisor.store import executions
+from conductor_supervisor.store import attempts
+from conductor_supervisor.store.attempts import Recovered
 from conductor_supervisor.store.database import Database
-from conductor_supervisor.store.executions import Recovered
 
 
 def recover(database: Database, max_attempts: int = 2) -> Recovered:
     with database.writing() as connection:
-        return executions.recover(connection, NOW + SECOND, {"t": max_attempts})
+        return attempts.recover(connection, NOW + SECOND, {"t": max_attempts})
 
 
 def die(database: Database, max_attempts: int = 2) -> Recovered:
@@ -65,7 +65,7 @@ def test_a_task_that_is_unknown_keeps_its_executions(database: Database) -> None
     for _ in range(9):
         claim(database, "t")
         with database.writing() as connection:
-            executions.recover(connection, NOW, {})
+            attempts.recover(connection, NOW, {})
     assert view(database, execution).state == "ready"
 
 

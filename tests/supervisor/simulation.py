@@ -52,7 +52,7 @@ from conductor_supervisor.journal import Journal
 from conductor_supervisor.processes.spawn import Exit
 from conductor_supervisor.roster import Task
 from conductor_supervisor.settings import QueueSettings, Settings
-from conductor_supervisor.store import executions, schema, tasks
+from conductor_supervisor.store import attempts, executions, schema, tasks
 from conductor_supervisor.store.database import Database
 from conductor_supervisor.store.dialect import AnyRow
 from conductor_supervisor.store.perform import perform
@@ -979,7 +979,7 @@ class Witness:
         if held in self._in_doubt:
             allowed |= {"crashed", "stopped", "released", "nothing"}
         if held in self._lost:
-            allowed |= {"crashed" if self._lost[held] >= executions.DEATHS_ALLOWED else "lost"}
+            allowed |= {"crashed" if self._lost[held] >= attempts.DEATHS_ALLOWED else "lost"}
         return allowed
 
     def _audit_charges(self, rows: dict[str, AnyRow], outcomes: dict[Held, str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import textwrap
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from conductor_protocol.errors import UsageError
 from conductor_protocol.manifest import Manifest
 from conductor_supervisor.errors import AppError
-from conductor_supervisor.processes.describe import describe
+from conductor_supervisor.processes.describe import describe, description
 
 
 def described(folder: Path, source: str, timeout: float = 60.0) -> Manifest:
@@ -97,3 +98,18 @@ def test_a_manifest_of_any_size_is_read(tmp_path: Path) -> None:
         "    app.task(lambda event, ctx: None, name=f'task-{number}')\n"
     )
     assert len(describe("many:app", [str(tmp_path)]).tasks) == 1000
+
+
+def test_an_inquiry_that_is_given_up_leaves_no_child(tmp_path: Path) -> None:
+    """Whoever asked may have found another reason to stop."""
+    (tmp_path / "slow.py").write_text(
+        "import os, time\n"
+        f"with open({str(tmp_path / 'begun')!r}, 'w') as begun: begun.write(str(os.getpid()))\n"
+        "time.sleep(3600)\n"
+    )
+    begun = tmp_path / "begun"
+    os.mkfifo(begun)
+    with description("slow:app", [str(tmp_path)]):
+        pid = int(begun.read_text())
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)

@@ -12,7 +12,7 @@ from conductor_protocol.operations import CrashReport, Failure
 from conductor_protocol.units import MICROSECONDS
 from conductor_supervisor import endings
 from conductor_supervisor.rules.lifecycle import CHARGED, MOVES
-from conductor_supervisor.store.executions import Ending
+from conductor_supervisor.store.attempts import Ending
 
 DAY = 86_400 * MICROSECONDS
 JOB = TaskSpec(name="job", max_attempts=2, retry=RetrySpec(delays=(15.0,)))

@@ -16,8 +16,9 @@ from conductor_protocol.messages import RecordedStep
 from conductor_protocol.operations import Answer, Found, GetExecution, Invoked, InvokeMany, NewExecution
 from conductor_supervisor.clock import SystemClock
 from conductor_supervisor.journal import Journal
+from conductor_supervisor.store.attempts import Ending
 from conductor_supervisor.store.database import Database
-from conductor_supervisor.store.executions import Ending, Wanted
+from conductor_supervisor.store.executions import Wanted
 from conductor_supervisor.store.steps import NewStep
 from conductor_supervisor.writes import Claim, EndAttempt, LoadPage, Perform, RecordStep, Taken, Write
 

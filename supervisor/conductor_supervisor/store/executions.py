@@ -1,28 +1,21 @@
 """The moves of an execution, from insert to removal.
 
-Every write for a running execution names its id and claim, and moves only a row that is ``running`` under
-that claim. What matches no row is a late voice: it changes nothing and is handed back to the caller.
+How its attempts end is told in :mod:`conductor_supervisor.store.attempts`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
 
 import msgspec
 from msgspec import Struct
 from sqlalchemy import (
-    BigInteger,
-    ColumnElement,
     Connection,
-    Text,
     TextClause,
     and_,
     bindparam,
     delete,
-    exists,
     func,
-    or_,
     select,
     text,
     update,
@@ -34,17 +27,13 @@ from conductor_protocol.errors import UsageError
 from conductor_protocol.manifest import TASK_NAME
 from conductor_protocol.operations import (
     FINISHED,
-    AttemptOutcome,
-    CrashReport,
-    Failure,
     Invoked,
     NewExecution,
     ProgressView,
     State,
 )
 from conductor_protocol.units import MICROSECONDS, Instant
-from conductor_supervisor.store import tasks
-from conductor_supervisor.store.dialect import AnyRow, JsonRows, as_list, as_rows, insert_unless_there, one_of
+from conductor_supervisor.store.dialect import AnyRow, as_list, insert_unless_there, one_of
 from conductor_supervisor.store.schema import (
     FIRST_PRIORITY,
     LAST_PRIORITY,
@@ -59,16 +48,10 @@ LATEST: Instant = 253_402_300_799 * MICROSECONDS
 COUNTED_AT_MOST = 10_000
 """Where :func:`counts` stops counting finished executions of one task and state."""
 
-DEATHS_ALLOWED = 2
-"""Supervisor deaths in a row that an execution may live through uncharged; the next one charges it."""
-
 _encode = msgspec.json.Encoder().encode
 
 
 UNFINISHED: tuple[State, ...] = ("scheduled", "ready", "running")
-
-CRASHED = "Crashed"
-"""``Failure.type`` of an attempt whose runner died: there was no exception."""
 
 
 def in_state(state: State) -> TextClause:
@@ -78,7 +61,7 @@ def in_state(state: State) -> TextClause:
 
 _scheduled = in_state("scheduled")
 _ready = in_state("ready")
-_running = in_state("running")
+is_running = in_state("running")
 _finished = text("finished_at IS NOT NULL")
 _unfinished = text("finished_at IS NULL")
 
@@ -327,7 +310,7 @@ _CANDIDATES = (
     .order_by(executions.c.priority.desc(), executions.c.due_at, executions.c.id)
     .limit(bindparam("most"))
 )
-_RUNNING_BY_TASK = select(executions.c.task, func.count()).where(_running).group_by(executions.c.task)
+_RUNNING_BY_TASK = select(executions.c.task, func.count()).where(is_running).group_by(executions.c.task)
 _TASKS_READY = _tasks_with(_ready)
 _CLAIM = (
     update(executions)
@@ -387,8 +370,8 @@ def live(connection: Connection, held: Sequence[tuple[str, int]]) -> set[tuple[s
     return {(execution, claim) for execution, claim in rows}.intersection(held)
 
 
-_LIVE = select(executions.c.id, executions.c.claim).where(one_of(executions.c.id, "ids"), _running)
-_held = and_(executions.c.id == bindparam("execution"), executions.c.claim == bindparam("held"), _running)
+_LIVE = select(executions.c.id, executions.c.claim).where(one_of(executions.c.id, "ids"), is_running)
+is_held = and_(executions.c.id == bindparam("execution"), executions.c.claim == bindparam("held"), is_running)
 
 
 def set_progress(connection: Connection, progress: Sequence[tuple[str, int, ProgressView]]) -> None:
@@ -401,7 +384,7 @@ def set_progress(connection: Connection, progress: Sequence[tuple[str, int, Prog
         connection.execute(_SET_PROGRESS, rows)
 
 
-_SET_PROGRESS = update(executions).where(_held).values(progress=bindparam("progress"))
+_SET_PROGRESS = update(executions).where(is_held).values(progress=bindparam("progress"))
 
 
 def cancel_requests(connection: Connection, supervisor: str) -> list[tuple[str, int, str | None]]:
@@ -412,280 +395,6 @@ def cancel_requests(connection: Connection, supervisor: str) -> list[tuple[str, 
 _CANCEL_REQUESTS = select(executions.c.id, executions.c.claim, executions.c.cancel_reason).where(
     text("state = 'running' AND cancel_requested_at IS NOT NULL"), executions.c.supervisor == bindparam("by")
 )
-
-
-# How an attempt ends
-
-
-class Ending(Struct, frozen=True, kw_only=True):
-    """How one attempt ended, and what its execution becomes."""
-
-    execution: str
-    claim: int
-    state: State
-    """The execution's new state."""
-    outcome: AttemptOutcome | None
-    """None: it was given back before its handler was called, and leaves no attempt behind."""
-    charged: bool
-    """Whether it counts against ``max_attempts``. A completion never does."""
-    started: Instant
-    ended: Instant
-    result: bytes | None = None
-    """JSON; of a completion."""
-    failure: Failure | None = None
-    crash: CrashReport | None = None
-    due: Instant | None = None
-    """Not to be run before this moment; None: its place in the queue stays."""
-    waiting_for: str | None = None
-    """For ``scheduled``: ``retry`` or ``window``."""
-    reason: str | None = None
-    """For people: why it was released, stopped or cancelled."""
-    expires: Instant | None = None
-    """When a finished execution may be removed; None: never."""
-
-
-def end(connection: Connection, endings: Sequence[Ending]) -> list[Ending]:
-    """Write how attempts ended. Return the late voices, which have changed nothing.
-
-    An execution that would be run again is cancelled instead if somebody has asked for that meanwhile.
-    """
-    first = {_held_by(ending): ending for ending in reversed(endings)}
-    completions = [ending for ending in first.values() if ending.state == "completed"]
-    others = [ending for ending in first.values() if ending.state != "completed"]
-    landed = _complete(connection, completions) | _end_otherwise(connection, others)
-    return [
-        ending
-        for ending in endings
-        if _held_by(ending) not in landed or first[_held_by(ending)] is not ending
-    ]
-
-
-def _held_by(ending: Ending) -> tuple[str, int]:
-    return ending.execution, ending.claim
-
-
-def _complete(connection: Connection, endings: Sequence[Ending]) -> set[tuple[str, int]]:
-    """One statement for all: this is how nearly every attempt ends. Return those that were still ours."""
-    if not endings:
-        return set()
-    rows = [
-        (
-            ending.execution,
-            ending.claim,
-            (ending.result or b"null").decode(),
-            ending.started,
-            ending.ended,
-            ending.expires,
-        )
-        for ending in endings
-    ]
-    return {(execution, claim) for execution, claim in connection.execute(_COMPLETE, {"rows": as_rows(rows)})}
-
-
-_completion = JsonRows("rows", Text, BigInteger, Text, BigInteger, BigInteger, BigInteger)
-_COMPLETE = (
-    update(executions)
-    .where(executions.c.id == _completion[0], executions.c.claim == _completion[1], _running)
-    .values(
-        state="completed",
-        supervisor=None,
-        lost=0,
-        error=None,
-        result=_completion[2],
-        started_at=_completion[3],
-        finished_at=_completion[4],
-        expires_at=_completion[5],
-    )
-    .returning(executions.c.id, executions.c.claim)
-)
-
-
-def _end_otherwise(connection: Connection, endings: Sequence[Ending]) -> set[tuple[str, int]]:
-    if not endings:
-        return set()
-    standing = _standing(connection, endings)
-    ours = [
-        (_unless_cancelled(connection, ending, row), row)
-        for ending in endings
-        if (row := standing.get(_held_by(ending)))
-    ]
-    if ours:
-        connection.execute(_END, [_ending(ending) for ending, _ in ours])
-    if begun := [_attempt(ending, row.attempt + 1) for ending, row in ours if ending.outcome is not None]:
-        connection.execute(_NOTE_ATTEMPT, begun)
-    return {_held_by(ending) for ending, _ in ours}
-
-
-class _Standing(NamedTuple):
-    """What :func:`end` needs to know of a running row."""
-
-    attempt: int
-    cancel_requested_at: Instant | None
-    cancel_reason: str | None
-
-
-_STANDING = select(
-    executions.c.id,
-    executions.c.claim,
-    executions.c.attempt,
-    executions.c.cancel_requested_at,
-    executions.c.cancel_reason,
-).where(one_of(executions.c.id, "ids"), _running)
-_END = (
-    update(executions)
-    .where(_held)
-    .values(
-        state=bindparam("becomes"),
-        supervisor=None,
-        attempt=executions.c.attempt + bindparam("charge"),
-        lost=(executions.c.lost + 1) * bindparam("supervisor_died"),
-        error=func.coalesce(bindparam("failure"), executions.c.error),
-        due_at=func.coalesce(bindparam("due"), executions.c.due_at),
-        waiting_for=bindparam("waits_for"),
-        started_at=bindparam("started"),
-        finished_at=bindparam("finished"),
-        expires_at=bindparam("expires"),
-    )
-)
-_NOTE_ATTEMPT = insert_into(attempts)
-
-
-def _standing(connection: Connection, endings: Sequence[Ending]) -> dict[tuple[str, int], _Standing]:
-    rows = connection.execute(_STANDING, {"ids": as_list([ending.execution for ending in endings])})
-    return {(key, claim): _Standing(*rest) for key, claim, *rest in rows}
-
-
-def _unless_cancelled(connection: Connection, ending: Ending, row: _Standing) -> Ending:
-    if row.cancel_requested_at is None or ending.state in FINISHED:
-        return ending
-    return msgspec.structs.replace(
-        ending,
-        state="cancelled",
-        waiting_for=None,
-        due=None,
-        expires=tasks.expiry(connection, ending.execution, "cancelled", ending.ended),
-    )
-
-
-def _ending(ending: Ending) -> dict[str, object]:
-    finished = ending.state in FINISHED
-    return {
-        "execution": ending.execution,
-        "held": ending.claim,
-        "becomes": ending.state,
-        "charge": int(ending.charged),
-        "supervisor_died": int(ending.outcome == "lost"),
-        "failure": _json(_failure(ending)),
-        "due": ending.due,
-        "waits_for": ending.waiting_for,
-        "started": ending.started,
-        "finished": ending.ended if finished else None,
-        "expires": ending.expires if finished else None,
-    }
-
-
-def _attempt(ending: Ending, number: int) -> dict[str, object]:
-    return {
-        "execution_id": ending.execution,
-        "claim": ending.claim,
-        "number": number,
-        "outcome": ending.outcome,
-        "started_at": ending.started,
-        "ended_at": ending.ended,
-        "error": _json(ending.failure),
-        "crash": _json(ending.crash),
-        "reason": ending.reason,
-    }
-
-
-def _failure(ending: Ending) -> Failure | None:
-    """A crash has no exception; whoever waits for the result reads its cause instead."""
-    if ending.failure is None and ending.crash is not None:
-        return Failure(type=CRASHED, message=ending.crash.cause)
-    return ending.failure
-
-
-def _json(value: Struct | None) -> str | None:
-    return None if value is None else _encode(value).decode()
-
-
-# After a supervisor's death
-
-
-class Recovered(Struct, frozen=True):
-    """Ids of executions that were running when the last supervisor died, by what became of them."""
-
-    returned: list[str]
-    charged: list[str]
-    cancelled: list[str]
-
-
-def recover(connection: Connection, now: Instant, max_attempts: Mapping[str, int]) -> Recovered:
-    """Take every running execution from supervisors that are dead, uncharged.
-
-    To be called while no supervisor lives. One that is running at three supervisor deaths in a row is
-    charged, so that it cannot take a machine down for ever.
-
-    :param max_attempts: by task; a task that is missing here keeps its executions.
-    """
-    recovered = Recovered([], [], [])
-    endings = []
-    for row in connection.execute(_ORPHANS):
-        ending = _orphan_ending(connection, row, now, max_attempts.get(row.task))
-        endings.append(ending)
-        if ending.charged:
-            recovered.charged.append(row.id)
-        elif ending.state == "cancelled":
-            recovered.cancelled.append(row.id)
-        else:
-            recovered.returned.append(row.id)
-    end(connection, endings)
-    return recovered
-
-
-_ORPHANS = select(
-    executions.c.id,
-    executions.c.claim,
-    executions.c.task,
-    executions.c.attempt,
-    executions.c.lost,
-    executions.c.started_at,
-    executions.c.cancel_requested_at,
-    executions.c.cancel_reason,
-).where(_running)
-
-
-def _orphan_ending(connection: Connection, row: AnyRow, now: Instant, max_attempts: int | None) -> Ending:
-    lost = Ending(
-        execution=row.id,
-        claim=row.claim,
-        state="ready",
-        outcome="lost",
-        charged=False,
-        started=row.started_at,
-        ended=now,
-        reason="its supervisor died",
-    )
-    if row.cancel_requested_at is not None:
-        return msgspec.structs.replace(
-            lost,
-            state="cancelled",
-            outcome="cancelled",
-            reason=row.cancel_reason,
-            expires=tasks.expiry(connection, row.id, "cancelled", now),
-        )
-    if row.lost < DEATHS_ALLOWED:
-        return lost
-    last = max_attempts is not None and row.attempt + 1 >= max_attempts
-    return msgspec.structs.replace(
-        lost,
-        state="failed" if last else "ready",
-        outcome="crashed",
-        charged=True,
-        reason=None,
-        crash=CrashReport(cause="running at three supervisor deaths in a row"),
-        expires=tasks.expiry(connection, row.id, "failed", now) if last else None,
-    )
 
 
 # Going out
@@ -745,23 +454,4 @@ _COUNT_FINISHED = select(func.count()).select_from(
     )
     .limit(COUNTED_AT_MOST)
     .subquery()
-)
-
-
-def unfinished_due(connection: Connection, now: Instant, tasks: Collection[str]) -> bool:
-    """Tell whether anything runs, or is due of the tasks that may run now."""
-    return bool(connection.scalar(_UNFINISHED_DUE, {"now": now, "tasks": as_list(sorted(tasks))}))
-
-
-def _there_is(*conditions: ColumnElement[bool] | TextClause) -> ColumnElement[bool]:
-    return exists().select_from(executions).where(*conditions)
-
-
-_of_these_tasks = one_of(executions.c.task, "tasks")
-_UNFINISHED_DUE = select(
-    or_(
-        _there_is(_running),
-        _there_is(_ready, _of_these_tasks),
-        _there_is(_scheduled, executions.c.due_at <= bindparam("now"), _of_these_tasks),
-    )
 )
