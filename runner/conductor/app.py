@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import os
 import sys
@@ -13,7 +12,7 @@ from typing import Any, ParamSpec, Protocol, Self, TypeVar, Unpack, cast, overlo
 
 from conductor.client import Client
 from conductor.declarations import check_zone
-from conductor.tasks import Task, TaskOptions, describe_function
+from conductor.tasks import Task, TaskOptions, describe_function, nearest
 from conductor_protocol.errors import UsageError
 from conductor_protocol.manifest import Manifest
 
@@ -158,8 +157,8 @@ class Conductor(Client):
         """
         if name in self.tasks or not self.tasks:
             return self.tasks.get(name)
-        near = difflib.get_close_matches(name, self.tasks, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"it has: {', '.join(sorted(self.tasks))}"
+        near = nearest(name, self.tasks)
+        hint = f"did you mean {near!r}?" if near else f"it has: {', '.join(sorted(self.tasks))}"
         raise UsageError(f"this app has no task {name!r}; {hint}")
 
     def __enter__(self) -> Self:

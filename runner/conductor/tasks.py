@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping
@@ -133,10 +132,15 @@ class Task(Generic[P, Called, Result]):
         """
         try:
             return values.decode(payload, self.payload_annotation)
-        except msgspec.ValidationError as error:
+        except (
+            Exception
+        ) as error:  # the payload's own class may raise anything, in __post_init__ or a validator
+            why = (
+                str(error) if isinstance(error, msgspec.MsgspecError) else f"{type(error).__name__}: {error}"
+            )
             raise PayloadMismatch(
                 f"the payload does not fit what task {self.name} expects, "
-                f"{_shown(self.payload_annotation)}: {error}"
+                f"{_shown(self.payload_annotation)}: {why}"
             ) from error
 
     def payload_to_json(self, payload: object) -> bytes:
@@ -196,6 +200,13 @@ def describe_function(function: Callable[..., object]) -> str:
     return name if code is None else f"{name}, {code.co_filename}:{code.co_firstlineno}"
 
 
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """Return the known name that is most like this one, if any is."""
+    import difflib
+
+    return next(iter(difflib.get_close_matches(name, list(known), n=1)), None)
+
+
 def _check_handler(function: Callable[..., object]) -> None:
     if not callable(function):
         raise UsageError(
@@ -227,8 +238,8 @@ def _spec(function: Callable[..., object], options: TaskOptions) -> TaskSpec:
 def _check_options(options: Mapping[str, object]) -> None:
     known = list(TaskOptions.__annotations__)
     for unknown in options.keys() - set(known):
-        near = difflib.get_close_matches(unknown, known, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(known)}"
+        near = nearest(unknown, known)
+        hint = f"did you mean {near}?" if near else f"there are: {', '.join(known)}"
         raise UsageError(f"unknown option {unknown!r}; {hint}")
 
 

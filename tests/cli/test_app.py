@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 from workplace import Workplace
 
+from conductor_protocol.manifest import TaskSpec
+
 SHOP = """
-from conductor import Conductor, Window
+from conductor import Conductor, Event
 app = Conductor(database="sqlite:///shop.db", timezone="Asia/Tokyo")
 
 @app.task(window=("20:00", "06:00"))
@@ -16,6 +18,9 @@ def resize(event, ctx): ...
 
 @app.task(cron="0 2 * * *")
 def night(event, ctx): ...
+
+@app.task
+def crop(event: Event[dict[str, int]], ctx): ...
 """
 
 
@@ -89,4 +94,24 @@ def test_doctor_reports_an_app_that_cannot_be_read(shop: Workplace) -> None:
 def test_doctor_reads_an_app_that_is_well(shop: Workplace) -> None:
     """How many tasks it has."""
     found = {one["check"]: one for one in shop.json("doctor")}
-    assert (found["app"]["health"], found["app"]["found"]) == ("ok", "shop:app with 2 tasks")
+    assert (found["app"]["health"], found["app"]["found"]) == ("ok", "shop:app with 3 tasks")
+
+
+def test_a_payload_that_does_not_fit_its_task_is_refused(shop: Workplace) -> None:
+    """With the path to the field, before anything is written."""
+    message = shop.error("invoke", "crop", '{"left": "a bit"}', status=2)
+    assert "the payload does not fit what task crop expects" in message
+    assert message.endswith("Expected `int`, got `str` - at `$[...]`")
+    assert not Path("shop.db").exists()
+    assert shop.run("invoke", "crop", '{"left": 10}').stderr == ""
+
+
+def test_where_the_app_cannot_be_imported_payloads_are_taken_on_trust(shop: Workplace) -> None:
+    """stderr says so in one line."""
+    shop.declare(TaskSpec("crop"))
+    Path("shop.py").write_text("import nonsense_that_is_not_there")
+    remark = shop.run("invoke", "crop", '"anything"', "--database", "sqlite:///conductor.db").stderr
+    assert remark.startswith(
+        "the payload is not checked: app shop:app cannot be imported: ModuleNotFoundError"
+    )
+    assert remark.count("\n") == 1

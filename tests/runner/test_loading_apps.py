@@ -1,4 +1,4 @@
-"""Finding an app by its name, and describing it: what is wrong is said, not shown as a traceback."""
+"""Finding an app by its name, and asking it: what is wrong is said, not shown as a traceback."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def vacuum(event, ctx): ...
 
 @dataclass
 class Answer:
-    """What ``describe`` wrote, and its exit status."""
+    """What the child wrote, and its exit status."""
 
     status: int
     text: bytes
@@ -44,13 +44,19 @@ class Answer:
 
 def describe(folder: Path, app: str) -> Answer:
     """Describe an app in a real child process."""
+    return ask(folder, ["describe", app])
+
+
+def ask(folder: Path, question: list[str], told: bytes = b"") -> Answer:
+    """Ask an app something in a real child process, which reads what it is told from stdin."""
     read, write = os.pipe()
     with os.fdopen(read, "rb") as answer:
         ended = subprocess.run(
-            [sys.executable, "-m", "conductor.child", "describe", app, str(folder)],
+            [sys.executable, "-m", "conductor.child", *question, str(folder)],
             pass_fds=(write,),
             env={**os.environ, "CONDUCTOR_DESCRIBE_FD": str(write)},
             cwd=folder,
+            input=told,
             stdout=subprocess.DEVNULL,
         )
         os.close(write)
@@ -156,3 +162,55 @@ def test_a_schedules_payload_must_fit_its_task(shop: Path) -> None:
     answer = describe(shop, "typed:app")
     assert answer.status == 2
     assert "the payload does not fit what task f expects, int" in answer.error["message"]
+
+
+ORDERS = """
+from dataclasses import dataclass
+from conductor import Conductor, Event
+app = Conductor()
+
+@dataclass
+class Order:
+    id: int
+    country: str = "de"
+
+    def __post_init__(self):
+        {"de": "Germany"}[self.country]
+
+@app.task
+def pack(event: Event[list[Order]], ctx): ...
+"""
+
+
+@pytest.mark.parametrize(
+    ("task", "payload"),
+    [("pack", b'[{"id": 1}]'), ("unknown", b'"anything"')],
+    ids=["fits", "of no task of the app"],
+)
+def test_a_payload_that_fits_is_answered_by_an_empty_object(
+    tmp_path: Path, task: str, payload: bytes
+) -> None:
+    """A task that the app does not have expects nothing."""
+    (tmp_path / "orders.py").write_text(ORDERS)
+    answer = ask(tmp_path, ["check", "orders:app", task], payload)
+    assert (answer.status, answer.text) == (0, b"{}")
+
+
+@pytest.mark.parametrize(
+    ("payload", "message"),
+    [
+        (b'[{"id": 1}, {"id": "x"}]', "Expected `int`, got `str` - at `$[1].id`"),
+        (b'[{"id": 1, "country": "fr"}]', "KeyError: 'fr'"),
+    ],
+    ids=["of another type", "refused by its class"],
+)
+def test_a_payload_that_does_not_fit_is_answered_with_the_reason(
+    tmp_path: Path, payload: bytes, message: str
+) -> None:
+    """Kind ``payload``, exit status 2, the path to the field."""
+    (tmp_path / "orders.py").write_text(ORDERS)
+    answer = ask(tmp_path, ["check", "orders:app", "pack"], payload)
+    assert answer.status == 2
+    assert answer.error["kind"] == "payload"
+    assert "the payload does not fit what task pack expects" in answer.error["message"]
+    assert message in answer.error["message"]

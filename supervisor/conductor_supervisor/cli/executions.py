@@ -77,8 +77,9 @@ def invoke(
 ) -> None:
     """Create an execution and print its id.
 
-    TASK is a task's name, JSON its payload (by default null). With --wait the result is printed, on one line,
-    and the id goes to stderr.
+    TASK is a task's name, JSON its payload (by default null). Where the settings name the app, it is asked in
+    a child process whether the payload fits. With --wait the result is printed, on one line, and the id goes
+    to stderr.
     """
     limit = _wait_limit(wait, timeout)
     json = _payload(payload, file, site.settings.max_payload)
