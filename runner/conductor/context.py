@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import math
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from functools import cached_property, partial
@@ -23,6 +24,9 @@ from conductor.replay import Replay, Tries
 from conductor_protocol.errors import UsageError
 from conductor_protocol.messages import Assignment, RecordedStep, Word
 from conductor_protocol.units import Duration, seconds
+
+MOST_MESSAGE = 1000
+"""Characters of a progress message that are kept."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -126,9 +130,16 @@ class _Common:
         return self._replay.word
 
     def progress(self, done: float, total: float | None = None, message: str = "") -> None:
-        """Tell how far the handler is. Cheap: at most ten a second are sent, and always the last."""
+        """Tell how far the handler is. Cheap: at most ten a second are sent, and always the last.
+
+        :param message: up to 1,000 characters; the rest is cut off.
+        :raises UsageError: if a number is not one, or not finite.
+        """
         self._replay.check()
-        self._signals.progress(done, total, message)
+        _check_progress(done, total)
+        self._signals.progress(
+            float(done), None if total is None else float(total), str(message)[:MOST_MESSAGE]
+        )
 
     def _must_ask(self) -> bool:
         """Tell whether a recorded step may be returned only after asking."""
@@ -396,6 +407,14 @@ def typed_result(name: str, recorded: bytes, fn: Callable[..., object]) -> Any:
             f"{getattr(fn, '__qualname__', repr(fn))}, {annotation}: {error}. Let the annotation allow what "
             "was recorded, or give the changed step a new name"
         ) from error
+
+
+def _check_progress(done: object, total: object) -> None:
+    for name, value in (("done", done), ("total", total)):
+        if value is None and name == "total":
+            continue
+        if not isinstance(value, (int, float)) or not math.isfinite(value):
+            raise UsageError(f"ctx.progress {name}: expected a finite number such as 3, got {value!r}")
 
 
 def _limit(timeout: Duration | None) -> float | None:

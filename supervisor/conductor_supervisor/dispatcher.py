@@ -15,7 +15,7 @@ from typing import TypeVar, cast
 from msgspec import Struct
 
 from conductor_protocol import messages as m
-from conductor_protocol.codec import pack_json, unpack_operation
+from conductor_protocol.codec import MAX_FRAME, pack_json, unpack_operation
 from conductor_protocol.errors import ProtocolError
 from conductor_protocol.operations import Answer, CancelExecution, Operation, ProgressView, Refused
 from conductor_protocol.units import MICROSECONDS
@@ -28,6 +28,9 @@ from conductor_supervisor.store.perform import is_write
 from conductor_supervisor.store.steps import NewStep
 from conductor_supervisor.work import Work
 from conductor_supervisor.writes import LoadPage, Perform, RecordStep
+
+LARGEST_ANSWER = MAX_FRAME - 1024
+"""Bytes of an answer to a handler's operation: with its envelope it must fit into a frame."""
 
 log = logging.getLogger(__name__)
 
@@ -157,7 +160,15 @@ class Dispatcher:
 
     def _operate(self, runner: Runner, operate: m.Operate) -> None:
         def answer(answer: Answer) -> None:
-            self._reply(runner, m.Answered(operate.seq, pack_json(answer)))
+            packed = pack_json(answer)
+            if len(packed) > LARGEST_ANSWER:
+                packed = pack_json(
+                    Refused(
+                        f"the answer has {len(packed):,} bytes, and a runner may get {LARGEST_ANSWER:,} "
+                        "at once; ask for less, such as list(limit=10)"
+                    )
+                )
+            self._reply(runner, m.Answered(operate.seq, packed))
 
         try:
             operation = unpack_operation(operate.operation)

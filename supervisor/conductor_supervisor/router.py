@@ -57,6 +57,8 @@ class Router:
         self._by_identity: dict[bytes, Peer] = {}
         self._by_channel: dict[tuple[int, Channel], Peer] = {}
         self._to_send: list[Peer] = []
+        self.offenders: dict[int, str] = {}
+        """Runners that have said what the protocol does not allow, with what it was."""
         self.dropped: Counter[str] = Counter()
         """Parcels and messages that were dropped, by reason."""
 
@@ -65,7 +67,6 @@ class Router:
         socket.linger = 0
         socket.sndhwm = 0  # a stopped runner must not make the loop wait or lose a reply
         socket.rcvhwm = 0
-        socket.maxmsgsize = MAX_FRAME
         socket.bind(endpoint)
         return socket
 
@@ -97,6 +98,7 @@ class Router:
                 parcel = unpack_from_runner(frame)
             except ProtocolError as error:
                 self._drop("not a parcel", str(error))
+                self._blame(self._by_identity.get(identity), str(error))
                 continue
             for message in parcel:
                 peer = self._by_identity.get(identity)
@@ -136,9 +138,14 @@ class Router:
                 "illegal message",
                 f"{type(message).__name__} from runner {peer.runner} is illegal on {peer.channel} now",
             )
+            self._blame(peer, f"{type(message).__name__} is illegal on {peer.channel} now")
             return False
         peer.phase = phase
         return True
+
+    def _blame(self, peer: Peer | None, what: str) -> None:
+        if peer is not None:
+            self.offenders[peer.runner] = what
 
     def _drop(self, reason: str, detail: str) -> None:
         self.dropped[reason] += 1

@@ -205,6 +205,17 @@ class Staff:
             restarts=slot.restarts,
         )
 
+    def distrust(self, number: int, what: str) -> None:
+        """Stop a runner that says what the protocol does not allow: its next word may be awaited for ever."""
+        runner = self._roster.runners.get(number)
+        if runner is None or runner.stop_order is not None:
+            return
+        first = runner.first()
+        if first is None:
+            self._kill(runner)
+        else:
+            self.stop(runner, StopOrder(first, "crashed", f"it broke the protocol: {what}"))
+
     # Stopping
 
     def stop(self, runner: Runner, order: StopOrder) -> None:
@@ -251,8 +262,9 @@ class Staff:
 
     def _bury(self, runner: Runner, ended: Exit) -> None:
         for output in (runner.child.stdout, runner.child.stderr):
-            self.outputs.pop(output.fileno(), None)
-            output.read_to_end()
+            if not output.closed:  # else its descriptor may be another runner's by now
+                del self.outputs[output.fileno()]
+                output.read_to_end()
         held_nothing = not runner.held
         self._settle(runner, ended)
         del self._roster.runners[runner.number]

@@ -279,6 +279,8 @@ class Supervisor:
     def _receive(self) -> None:
         for number, channel, message in self._router.receive():
             self._dispatcher.receive(number, channel, message)
+        while self._router.offenders:
+            self._staff.distrust(*self._router.offenders.popitem())
 
     def _answer_commands(self) -> None:
         for identity, request in self._router.requests():

@@ -25,7 +25,7 @@ from heapq import heappop, heappush
 from itertools import count
 from pathlib import Path
 from random import Random
-from typing import Literal, TypeAlias, TypeVar
+from typing import ClassVar, Literal, TypeAlias, TypeVar
 
 import pytest
 from sqlalchemy import Connection, select
@@ -272,6 +272,7 @@ class SimulatedRouter:
     """Messages under way. As the real one: what a runner said before it is forgotten may still arrive."""
 
     endpoint = "ipc://nowhere"
+    offenders: ClassVar[dict[int, str]] = {}  # simulated runners keep to the protocol
 
     def __init__(self, world: World, _folder: Path) -> None:
         self._world = world
