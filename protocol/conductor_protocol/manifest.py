@@ -20,6 +20,9 @@ CatchUp: TypeAlias = Literal["latest", "all", "skip"]
 
 Day: TypeAlias = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
 
+Isolation: TypeAlias = Literal["runner", "fresh", "shared"]
+"""``runner``: alone in a warm child; ``fresh``: a new process for each attempt; ``shared``: beside others."""
+
 INVOKE_EVENT = "conductor.invoke"
 """``event.name`` of an execution that a client invoked."""
 
@@ -76,6 +79,12 @@ class TaskSpec(Struct, frozen=True):
     retry: RetrySpec = RetrySpec()
     timeout: float | None = None
     """Wall time of one attempt in seconds; then its runner is stopped and the attempt charged."""
+    memory: int | None = None
+    """Resident bytes of its runner, with what that has started; above it the runner is killed and the attempt
+    charged."""
+    hang_after: float | None = None
+    """Seconds without a sign of life from its runner; then that is killed and the attempt charged."""
+    isolation: Isolation = "runner"
     keep_completed: float | None = 7 * 86400.0
     """Seconds that a completed or cancelled execution is kept; None: for ever."""
     keep_failed: float | None = 30 * 86400.0

@@ -23,7 +23,7 @@ from conductor.errors import PayloadMismatch
 from conductor_protocol.errors import UsageError
 from conductor_protocol.manifest import INVOKE_EVENT, TASK_NAME, TaskSpec
 from conductor_protocol.messages import Assignment
-from conductor_protocol.units import Duration, moment, seconds
+from conductor_protocol.units import Duration, moment, seconds, size_in_bytes
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -81,6 +81,12 @@ class TaskOptions(TypedDict, total=False):
     """Default: 15 s, 30 s, 60 s, then 60 s."""
     timeout: Duration
     """Wall time of one attempt; then its runner is stopped. Default: no limit."""
+    memory: int | str
+    """Resident memory of the runner, and of what it starts, while it runs this task: bytes, or text such as
+    "512MiB". Above it the runner is killed. Default: no limit."""
+    hang_after: Duration
+    """How long the runner may give no sign of life, because C code holds the interpreter or the process is
+    stopped; then it is killed. Default: no limit."""
     keep_completed: Duration | bool
     """How long completed executions are kept; False: for ever; True or 0: not at all. Default: 7 days."""
     keep_failed: Duration | bool
@@ -258,7 +264,9 @@ def _spec_named(name: str, options: TaskOptions) -> TaskSpec:
         concurrency=_count(options.get("concurrency"), "concurrency"),
         max_attempts=_count(options.get("max_attempts", defaults.max_attempts), "max_attempts"),
         retry=retry_option(options.get("retry")).spec,
-        timeout=_timeout(options.get("timeout")),
+        timeout=_limit(options.get("timeout"), "timeout"),
+        memory=_memory(options.get("memory")),
+        hang_after=_limit(options.get("hang_after"), "hang_after"),
         keep_completed=_retention(options.get("keep_completed", defaults.keep_completed), "keep_completed"),
         keep_failed=_retention(options.get("keep_failed", defaults.keep_failed), "keep_failed"),
     )
@@ -278,10 +286,17 @@ def _count(value: Any, what: str) -> Any:
     return value
 
 
-def _timeout(value: Duration | None) -> float | None:
-    limit = None if value is None else seconds(value, "timeout")
+def _limit(value: Duration | None, what: str) -> float | None:
+    limit = None if value is None else seconds(value, what)
     if limit == 0:
-        raise UsageError('timeout: expected more than zero seconds, such as "10m"; for no limit leave it out')
+        raise UsageError(f'{what}: expected more than zero seconds, such as "10m"; for no limit leave it out')
+    return limit
+
+
+def _memory(value: int | str | None) -> int | None:
+    limit = None if value is None else size_in_bytes(value, "memory")
+    if limit == 0:
+        raise UsageError('memory: expected more than zero bytes, such as "512MiB"; for no limit leave it out')
     return limit
 
 

@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Struct
 
 from conductor_protocol.errors import ProtocolError
+from conductor_protocol.manifest import Isolation
 from conductor_protocol.units import Instant
 from conductor_supervisor.errors import NotRunning
 
@@ -40,6 +41,7 @@ class RunnerStatus(Struct, frozen=True, kw_only=True):
     number: int
     pid: int | None
     queue: str
+    isolation: Isolation = "runner"
     state: str
     """``starting``, ``idle``, ``busy``, ``stopping``, ``waiting`` (to be started again after dying)."""
     note: str = ""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from conductor_protocol.manifest import CatchUp
 from conductor_protocol.units import MICROSECONDS, Instant
 from conductor_supervisor.journal import Journal
-from conductor_supervisor.roster import Held, Task
+from conductor_supervisor.roster import Held, Pool, Task
 from conductor_supervisor.rules import admission
 from conductor_supervisor.store.attempts import Ending
 from conductor_supervisor.store.executions import Wanted
@@ -68,12 +68,12 @@ class Intake:
         self._journal = journal
         self._me = me
         self._schedules = schedules
-        self._pools: dict[str, list[Task]] = {}
+        self._pools: dict[Pool, list[Task]] = {}
         for task in work.tasks.values():
             self._pools.setdefault(task.pool, []).append(task)
-        self._dry: set[str] = set()
+        self._dry: set[Pool] = set()
         """Pools whose tasks had nothing more to claim."""
-        self._claiming: set[str] = set()
+        self._claiming: set[Pool] = set()
         self._looking = False
         self._look_wanted = True
         self._next_due: Instant | None = None
@@ -83,7 +83,7 @@ class Intake:
 
     # What makes us look and claim again
 
-    def stir(self, pool: str | None = None) -> None:
+    def stir(self, pool: Pool | None = None) -> None:
         """There may be work again: in one pool, or in any."""
         if pool is None:
             self._dry.clear()
@@ -173,7 +173,7 @@ class Intake:
 
     # Claiming
 
-    def _claim(self, pool: str, now: Instant) -> None:
+    def _claim(self, pool: Pool, now: Instant) -> None:
         if self._work.draining or any(h.task.pool == pool for h in self._work.roster.waiting):
             return
         rooms = [left for load in self._work.roster.loads(pool).values() if (left := admission.room(load))]
@@ -207,13 +207,13 @@ class Intake:
             and task.windows.is_open(now)
         )
 
-    def _claimed(self, pool: str, taken: list[Taken]) -> None:
+    def _claimed(self, pool: Pool, taken: list[Taken]) -> None:
         self._claiming.discard(pool)
         if taken:
             self.stir(pool)
         self._work.take(taken)
 
-    def _claim_refused(self, pool: str, message: str) -> None:
+    def _claim_refused(self, pool: Pool, message: str) -> None:
         self._claiming.discard(pool)
         self._look_wanted = True
         log.error("a claim failed: %s", message)

@@ -75,6 +75,16 @@ def retention(value: object, what: str) -> float | None:
     return duration(value, what)
 
 
+def positive_size(value: object, what: str) -> int:
+    """Read a size of more than zero, in bytes."""
+    if not isinstance(value, (int, str)):
+        raise UsageError(f'{what}: expected bytes or text such as "512MiB", got {value!r}')
+    size = size_in_bytes(value, what)
+    if size == 0:
+        raise UsageError(f"{what}: expected more than zero, got {value!r}")
+    return size
+
+
 def payload_size(value: object, what: str) -> int:
     """Read the largest size of a payload or result, in bytes."""
     if not isinstance(value, (int, str)):

@@ -6,10 +6,11 @@ The database knows that an execution is running; only the roster knows where. Ow
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
-from conductor_protocol.manifest import TaskSpec
+from conductor_protocol.manifest import Isolation, TaskSpec
 from conductor_protocol.operations import AttemptOutcome, ProgressView
 from conductor_protocol.units import Instant
 from conductor_supervisor.processes.spawn import Child
@@ -20,12 +21,19 @@ from conductor_supervisor.writes import Taken
 RunnerPhase: TypeAlias = Literal["starting", "ready", "stopping"]
 
 
+class Pool(NamedTuple):
+    """The runners that serve one queue in one way; each takes work of this pool alone."""
+
+    queue: str = "default"
+    isolation: Isolation = "runner"
+
+
 class Task:
     """One task as it is run: its settings, its windows, and what is known of its runs."""
 
     __slots__ = ("pool", "seconds", "spec", "windows")
 
-    def __init__(self, spec: TaskSpec, windows: Windows, pool: str) -> None:
+    def __init__(self, spec: TaskSpec, windows: Windows, pool: Pool) -> None:
         self.spec = spec
         self.windows = windows
         self.pool = pool
@@ -147,7 +155,7 @@ class Slot:
     """A place for one runner: when its process ends, another takes the place."""
 
     number: int
-    pool: str
+    pool: Pool
     runner: Runner | None = None
     restarts: int = 0
     failures: int = 0
@@ -160,7 +168,7 @@ class Slot:
 class Roster:
     """All slots, runners and executions in our hands."""
 
-    def __init__(self, pools: dict[str, int]) -> None:
+    def __init__(self, pools: Mapping[Pool, int]) -> None:
         """``pools`` says how many runners each pool has."""
         self.slots = [
             Slot(number, pool)
@@ -177,7 +185,7 @@ class Roster:
         self._next_number += 1
         return number
 
-    def loads(self, pool: str) -> dict[int, float]:
+    def loads(self, pool: Pool) -> dict[int, float]:
         """Return the load of each runner of a pool that takes work, by its number."""
         now = time.monotonic()
         return {

@@ -43,6 +43,8 @@ class TaskOverride(Struct, frozen=True, kw_only=True):
 
     concurrency: int | UnsetType | None = UNSET
     timeout: float | UnsetType | None = UNSET
+    memory: int | UnsetType | None = UNSET
+    hang_after: float | UnsetType | None = UNSET
     windows: tuple[WindowSpec, ...] | UnsetType = field(default=UNSET, name="window")
     max_attempts: int | UnsetType = UNSET
     keep_completed: float | UnsetType | None = UNSET
@@ -187,6 +189,8 @@ QUEUE: dict[str, Reader] = {"runners": readers.count}
 TASK: dict[str, Reader] = {
     "concurrency": readers.unless_false(readers.count),
     "timeout": readers.unless_false(readers.positive_duration),
+    "memory": readers.unless_false(readers.positive_size),
+    "hang_after": readers.unless_false(readers.positive_duration),
     "window": readers.windows,
     "max_attempts": readers.count,
     "keep_completed": readers.retention,

@@ -16,7 +16,6 @@ from conductor_protocol.messages import Report, Stop
 from conductor_protocol.operations import AttemptOutcome, CrashReport
 from conductor_protocol.units import MICROSECONDS, Instant, in_words
 from conductor_supervisor import endings
-from conductor_supervisor.control import RunnerStatus
 from conductor_supervisor.processes.output import Output, split_stacks
 from conductor_supervisor.processes.spawn import Child, Exit
 from conductor_supervisor.roster import Held, Runner, Slot, StopOrder
@@ -166,45 +165,6 @@ class Staff:
         cause = f"its window closed and it had not asked within {in_words(grace)}"
         return StopOrder(held, "stopped", cause, reason="window")
 
-    def status(self) -> list[RunnerStatus]:
-        """Tell what runs where, from the roster and the flight recorders: no runner is asked."""
-        return [self._status_of(slot) for slot in self._roster.slots]
-
-    def _status_of(self, slot: Slot) -> RunnerStatus:
-        runner = slot.runner
-        if runner is None:
-            return RunnerStatus(
-                number=slot.number,
-                pid=None,
-                queue=slot.pool,
-                state="waiting",
-                note=slot.note,
-                restarts=slot.restarts,
-            )
-        held, reading = runner.first(), runner.child.recorder.read()
-        running = reading is not None and held is not None and reading.execution == held.id
-        step = reading.step if running and reading is not None else None
-        now = time.monotonic()
-        progress = held.progress if held is not None else None
-        return RunnerStatus(
-            number=slot.number,
-            pid=runner.child.pid,
-            queue=slot.pool,
-            state=runner.phase if runner.phase != "ready" else "busy" if held is not None else "idle",
-            note=runner.stop_order.cause if runner.stop_order is not None else slot.note,
-            execution=held.id if held is not None else None,
-            task=held.task.spec.name if held is not None else None,
-            step=step,
-            seconds=now - reading.started if running and reading is not None else None,
-            step_seconds=now - reading.step_started if step is not None and reading is not None else None,
-            in_hand=len(runner.held),
-            memory=resident_memory(runner.child.pid),
-            done=progress.done if progress is not None else None,
-            total=progress.total if progress is not None else None,
-            message=progress.message if progress is not None else "",
-            restarts=slot.restarts,
-        )
-
     def distrust(self, number: int, what: str) -> None:
         """Stop a runner that says what the protocol does not allow: its next word may be awaited for ever."""
         runner = self._roster.runners.get(number)
@@ -343,16 +303,6 @@ def _crash_report(found: Blame, kill: Kill | None, ended: Exit, runner: Runner) 
         stderr=stderr,
         stacks=stacks,
     )
-
-
-def resident_memory(pid: int) -> int | None:
-    """Return a process's memory in bytes; None if it has ended."""
-    import psutil
-
-    try:
-        return int(psutil.Process(pid).memory_info().rss)
-    except psutil.Error:
-        return None
 
 
 def _last_lines(text: str) -> str:

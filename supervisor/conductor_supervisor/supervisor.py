@@ -11,7 +11,7 @@ import math
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
@@ -29,12 +29,13 @@ from conductor_supervisor.errors import SupervisorError
 from conductor_supervisor.intake import Intake, Schedule
 from conductor_supervisor.journal import Journal
 from conductor_supervisor.overrides import effective
-from conductor_supervisor.roster import Held, Roster, Runner, Task
+from conductor_supervisor.overview import overview, resident_memory
+from conductor_supervisor.roster import Held, Pool, Roster, Runner, Task
 from conductor_supervisor.router import Router
 from conductor_supervisor.rules.windows import Windows
 from conductor_supervisor.runtime import PokeSocket, database_lock, folder_lock, runtime_folder
 from conductor_supervisor.settings import Settings, database_url
-from conductor_supervisor.staff import Staff, resident_memory
+from conductor_supervisor.staff import Staff
 from conductor_supervisor.store import attempts, executions, schedules, tasks
 from conductor_supervisor.store.attempts import Ending
 from conductor_supervisor.store.database import Database
@@ -83,7 +84,9 @@ def run(settings: Settings, manifest: Manifest, paths: Sequence[str], *, drain: 
 def _tasks(specs: Sequence[TaskSpec], zone: str, settings: Settings) -> dict[str, Task]:
     return {
         spec.name: Task(
-            spec, Windows(spec.windows, zone), spec.queue if spec.queue in settings.queues else "default"
+            spec,
+            Windows(spec.windows, zone),
+            Pool(spec.queue if spec.queue in settings.queues else "default", spec.isolation),
         )
         for spec in specs
     }
@@ -154,7 +157,7 @@ class Supervisor:
         me = str(uuid_utils.uuid7())
         self._router = Router(folder)
         self._poke = PokeSocket(folder)
-        self._roster = Roster(_pools(settings))
+        self._roster = Roster(_pools(settings, known.values()))
         self._journal = Journal(database, clock, changed=self._changed)
         self._work = Work(known, self._roster, self._router, self._journal, clock, ended=self._ended)
         self._intake = Intake(self._work, self._journal, me, cron)
@@ -387,13 +390,17 @@ class Supervisor:
             database=self._database.url_for_people,
             state="draining" if self._work.draining else "running",
             started=self._started,
-            runners=self._staff.status(),
+            runners=overview(self._roster),
             memory=resident_memory(os.getpid()) or 0,
         )
 
 
-def _pools(settings: Settings) -> dict[str, int]:
-    return {"default": settings.runners, **{name: queue.runners for name, queue in settings.queues.items()}}
+def _pools(settings: Settings, tasks: Iterable[Task]) -> dict[Pool, int]:
+    """Return how many runners each pool has: every way of isolation that a queue's tasks want has its own."""
+    queues = {"default": settings.runners} | {name: queue.runners for name, queue in settings.queues.items()}
+    wanted = dict.fromkeys(task.pool for task in tasks)
+    idle = (Pool(queue) for queue in queues if queue not in {pool.queue for pool in wanted})
+    return {pool: queues[pool.queue] for pool in (*wanted, *idle)}
 
 
 @contextmanager

@@ -7,16 +7,18 @@ from typing import cast
 
 from conductor_protocol.manifest import TaskSpec
 from conductor_supervisor.processes.spawn import Child
-from conductor_supervisor.roster import Held, Runner, Slot, Task
+from conductor_supervisor.roster import Held, Pool, Runner, Slot, Task
 from conductor_supervisor.rules.windows import Windows
 from conductor_supervisor.store.executions import Claimed
 from conductor_supervisor.writes import Taken
+
+DEFAULT = Pool()
 
 NOW = 1_800_000_000_000_000
 """An instant: 2027-01-15, 08:00 in UTC."""
 
 
-def task(spec: TaskSpec | None = None, pool: str = "default") -> Task:
+def task(spec: TaskSpec | None = None, pool: Pool = DEFAULT) -> Task:
     """Return a task as it is run; without a specification, one that says nothing."""
     spec = spec or TaskSpec(name="job")
     return Task(spec, Windows(spec.windows, "UTC"), pool)
@@ -40,7 +42,7 @@ def held(execution: str = "a", claim: int = 1, of: Task | None = None, charged: 
     return Held(Taken(claimed, [], 0), of, charged + 1, NOW - 1_000_000)
 
 
-def runner(number: int = 1, pool: str = "default") -> Runner:
+def runner(number: int = 1, pool: Pool = DEFAULT) -> Runner:
     """Return a runner that is ready and has no process."""
     child = cast(Child, SimpleNamespace(pid=0))
     return Runner(number, Slot(number, pool), child, heard=0.0, phase="ready")

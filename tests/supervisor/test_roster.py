@@ -5,23 +5,23 @@ from __future__ import annotations
 import time
 
 import pytest
-from holdings import held, runner, task
+from holdings import DEFAULT, held, runner, task
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conductor_supervisor.roster import Roster
+from conductor_supervisor.roster import Pool, Roster
 from conductor_supervisor.rules.admission import RECALL_AFTER
 
 
 def test_each_pool_has_its_runners_in_slots_numbered_through() -> None:
     """The numbers are those that people see."""
-    slots = Roster({"default": 2, "media": 1}).slots
-    assert [(slot.number, slot.pool) for slot in slots] == [(1, "default"), (2, "default"), (3, "media")]
+    slots = Roster({Pool(): 2, Pool("media"): 1}).slots
+    assert [(slot.number, slot.pool) for slot in slots] == [(1, Pool()), (2, Pool()), (3, Pool("media"))]
 
 
 def test_no_two_runners_ever_have_the_same_number() -> None:
     """A message of a dead runner must not be taken for its successor's."""
-    roster = Roster({"default": 1})
+    roster = Roster({Pool(): 1})
     assert len({roster.new_number() for _ in range(100)}) == 100
 
 
@@ -85,19 +85,19 @@ def test_a_runner_takes_no_work_behind_an_execution_that_turned_out_long() -> No
     roster.runners = {1: one, 2: other}
     late = held("a")
     one.hand(late, 0.001)
-    assert roster.loads("default") == {1: 0.001, 2: 0.0}
+    assert roster.loads(DEFAULT) == {1: 0.001, 2: 0.0}
     late.began = time.monotonic() - 2 * RECALL_AFTER
-    assert roster.loads("default") == {2: 0.0}
+    assert roster.loads(DEFAULT) == {2: 0.0}
 
 
 def test_only_ready_runners_of_the_pool_take_work() -> None:
     """Not those that are being born or stopped, and not those of another queue."""
     roster = Roster({})
-    roster.runners = {number: runner(number) for number in (1, 2, 3)} | {4: runner(4, "media")}
+    roster.runners = {number: runner(number) for number in (1, 2, 3)} | {4: runner(4, Pool("media"))}
     roster.runners[1].phase = "starting"
     roster.runners[2].phase = "stopping"
-    assert roster.loads("default").keys() == {3}
-    assert roster.loads("media").keys() == {4}
+    assert roster.loads(DEFAULT).keys() == {3}
+    assert roster.loads(Pool("media")).keys() == {4}
 
 
 def test_an_execution_is_found_with_its_runner_or_without() -> None:
