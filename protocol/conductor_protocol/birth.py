@@ -6,6 +6,7 @@ The pipe stays open as the lifeline: when its other end closes, the supervisor i
 from __future__ import annotations
 
 import os
+import signal
 from typing import BinaryIO
 
 import msgspec
@@ -15,6 +16,9 @@ from conductor_protocol.errors import ProtocolError
 
 BIRTH_FD = "CONDUCTOR_BIRTH_FD"
 """Environment variable that names the inherited descriptor; the child removes it before user code runs."""
+
+STACKS_SIGNAL: int = signal.SIGRTMIN + 9 if hasattr(signal, "SIGRTMIN") else signal.SIGUSR2
+"""A runner that gets this signal writes the Python stacks of all its threads to stderr, whatever it does."""
 
 
 class Birth(Struct, frozen=True):

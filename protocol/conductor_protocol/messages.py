@@ -25,8 +25,9 @@ Channel: TypeAlias = Literal["data", "control"]
 
 ReleaseReason: TypeAlias = Literal["shutdown", "window"]
 
-Word: TypeAlias = Literal["go on", "shutdown", "window", "cancelled", "abandon"]
-"""The verdict on an ask. ``shutdown`` and ``window`` release; ``abandon``: the claim is no longer ours."""
+Word: TypeAlias = Literal["go on", "shutdown", "window", "cancelled", "timeout", "abandon"]
+"""The verdict on an ask. ``shutdown`` and ``window`` release; ``timeout``: the attempt or its step took too
+long; ``abandon``: the claim is no longer ours."""
 
 
 class RecordedStep(Struct, frozen=True, array_like=True):
@@ -191,6 +192,8 @@ class Assignment(Struct, frozen=True, array_like=True):
     """The first recorded steps, in the order in which they were recorded."""
     steps_recorded: int
     """How many there are in all; the rest is fetched by :class:`LoadSteps` when wanted."""
+    memory: int | None = None
+    """Bytes that the handler may use beyond what the runner has: an allocation above it fails."""
 
 
 class Assign(Struct, frozen=True, tag=True, array_like=True):
@@ -260,7 +263,7 @@ class WindowClosed(Struct, frozen=True, tag=True, array_like=True):
 
 
 class Cancel(Struct, frozen=True, tag=True, array_like=True):
-    """This execution is to be cancelled: its next ask will say so."""
+    """This execution is to stop, cancelled or over its time: its next ask will say so."""
 
     execution: str
     claim: int

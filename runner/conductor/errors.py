@@ -114,11 +114,13 @@ class RetryAfter(Exception):
 class Released(BaseException):
     """Unwinds a handler that is to give back its runner: not an error, so no ``except Exception`` stops it.
 
-    The execution goes back to the queue with its steps; if it was cancelled, it ends. Clean up in ``finally``
+    The execution goes back to the queue with its steps; if it was cancelled, it ends; if it took longer than
+    it may, the attempt has failed. Clean up in ``finally``
     or ``with`` and let this pass: every further call of the context raises it again.
     """
 
     def __init__(self, word: Word) -> None:
         super().__init__(word)
         self.word = word
-        """``shutdown``, ``window``, ``cancelled``, or ``abandon``: somebody else runs this execution now."""
+        """``shutdown``, ``window``, ``cancelled``, ``timeout``, or ``abandon``: somebody else runs this
+        execution now."""

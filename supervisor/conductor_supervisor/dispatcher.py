@@ -91,6 +91,7 @@ class Dispatcher:
         return verdict(
             ours=True,
             cancelled=held.cancelled is not None,
+            overdue=held.overdue is not None,
             shutting_down=self._work.draining,
             window_open=held.task.windows.is_open(self._work.clock.now()),
         )
@@ -217,6 +218,9 @@ class Dispatcher:
         elif report.word == "cancelled":
             held.cancelled = held.cancelled or ""
             self._work.end(held, endings.cancelled(held, now))
+        elif report.word == "timeout":
+            held.task.took(report.seconds)
+            self._work.end(held, endings.timed_out(held, report, now))
         else:
             self._work.end(held, endings.released(held, report.word, now))
 

@@ -9,12 +9,15 @@ from __future__ import annotations
 import random
 from typing import Literal
 
-from conductor_protocol.messages import Failed, Finished
+from conductor_protocol.messages import Failed, Finished, Released
 from conductor_protocol.operations import AttemptOutcome, CrashReport, Failure, State
 from conductor_protocol.units import MICROSECONDS, Instant
 from conductor_supervisor.roster import Held
 from conductor_supervisor.rules.retry import after_failure
 from conductor_supervisor.store.attempts import CRASHED, Ending
+
+TIMED_OUT = "conductor.TimedOut"
+"""``error.type`` of an attempt that took longer than it may and unwound by itself."""
 
 
 def completed(held: Held, report: Finished, now: Instant) -> Ending:
@@ -43,6 +46,18 @@ def failed(held: Held, report: Failed, now: Instant) -> Ending:
         failure=report.failure,
         retryable=report.retryable,
         retry_after=report.retry_after,
+    )
+
+
+def timed_out(held: Held, report: Released, now: Instant) -> Ending:
+    """The handler took longer than it may, and unwound when it was told so: a failure like any other."""
+    cause = held.overdue.cause if held.overdue is not None else "over its timeout"
+    return _charged(
+        held,
+        now,
+        outcome="failed",
+        started=_started(report.seconds, now),
+        failure=Failure(type=TIMED_OUT, message=f"the attempt was stopped: {cause}"),
     )
 
 

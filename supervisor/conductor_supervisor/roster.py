@@ -20,6 +20,12 @@ from conductor_supervisor.writes import Taken
 
 RunnerPhase: TypeAlias = Literal["starting", "ready", "stopping"]
 
+Rung: TypeAlias = Literal["stacks", "SIGTERM", "SIGKILL"]
+"""The ways to end a process, from the mildest; ``stacks`` only has it say where it is."""
+
+SILENT = 5.0
+"""Seconds after which a runner that is not heard gets no more work."""
+
 
 class Pool(NamedTuple):
     """The runners that serve one queue in one way; each takes work of this pool alone."""
@@ -49,6 +55,16 @@ class Task:
 
 
 @dataclass(slots=True)
+class Overdue:
+    """An attempt, or its step, has taken longer than it may."""
+
+    cause: str
+    """In words, such as ``over its timeout of 10m``."""
+    since: float
+    """Monotonic moment at which its handler was told."""
+
+
+@dataclass(slots=True)
 class StopOrder:
     """Why the supervisor stops a runner, and what becomes of the execution that it stops for."""
 
@@ -58,6 +74,8 @@ class StopOrder:
     cause: str
     """In words, as in ``was stopped: over its timeout of 10m``."""
     reason: str | None = None
+    stacks_asked: bool = False
+    """Its stacks are on their way already."""
 
 
 @dataclass(slots=True)
@@ -76,6 +94,7 @@ class Held:
     cancelled: str | None = None
     """The reason, once a cancellation is wanted; may be empty."""
     cancel_pushed: float | None = None
+    overdue: Overdue | None = None
     window_pushed: bool = False
     step: str | None = None
     step_deadline: float | None = None
@@ -112,8 +131,13 @@ class Runner:
     """A recall is under way."""
     stop_order: StopOrder | None = None
     stop_said: bool = False
-    term_sent: float | None = None
+    ladder: list[tuple[float, Rung]] = field(default_factory=list)
+    """What is still to be done to end its process, each at a monotonic moment, the next one last."""
     kill_sent: bool = False
+    memory_seen: float = 0.0
+    """Monotonic moment of the last look at its memory."""
+    silence_told: bool = False
+    """A silence that goes on has been logged."""
 
     def first(self) -> Held | None:
         """Return the execution that it runs, as far as we know."""
@@ -123,6 +147,10 @@ class Runner:
         """Tell whether what it runs has turned out long: nothing should wait behind it."""
         first = self.first()
         return first is not None and first.began is not None and now - first.began > admission.RECALL_AFTER
+
+    def takes_work(self, now: float) -> bool:
+        """Tell whether more may be handed to it."""
+        return self.phase == "ready" and not self.is_late(now) and now - self.heard < SILENT
 
     def hand(self, held: Held, cost: float) -> None:
         """Note that an execution is handed to it, which is expected to take ``cost`` seconds."""
@@ -191,7 +219,7 @@ class Roster:
         return {
             runner.number: runner.load
             for runner in self.runners.values()
-            if runner.slot.pool == pool and runner.phase == "ready" and not runner.is_late(now)
+            if runner.slot.pool == pool and runner.takes_work(now)
         }
 
     def find(self, execution: str) -> tuple[Runner | None, Held] | None:

@@ -62,6 +62,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     """Between the first signal and killing what still runs; that goes back to the queue, uncharged."""
     cancel_grace: float = 10.0
     """Between asking a cancelled execution to stop and stopping its runner."""
+    timeout_grace: float = 1.0
+    """Between telling a handler that is over its time to stop and stopping its runner."""
     stop_grace: float = 2.0
     """Between SIGTERM and SIGKILL to a runner."""
     timezone: str | None = None
@@ -234,6 +236,13 @@ SETTINGS: tuple[Setting, ...] = (
         meaning="time between asking a cancelled execution to stop and stopping its runner",
         default="10 s",
         example='"10s"',
+    ),
+    Setting(
+        name="timeout_grace",
+        read=readers.duration,
+        meaning="time between telling a handler that is over its `timeout` to stop and stopping its runner",
+        default="1 s",
+        example='"1s"',
     ),
     Setting(
         name="stop_grace",

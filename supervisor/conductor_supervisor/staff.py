@@ -1,4 +1,4 @@
-"""The runners' lives: started, watched, stopped, reaped, replaced. Owned by the loop thread.
+"""The runners' lives: started, stopped, reaped, replaced. Owned by the loop thread.
 
 Every way in which a runner ends comes through :meth:`Staff.reap`: there the blame is found, what the dead
 runner still reported is acted on, and what it had not begun goes to others.
@@ -14,8 +14,10 @@ from pathlib import Path
 
 from conductor_protocol.messages import Report, Stop
 from conductor_protocol.operations import AttemptOutcome, CrashReport
-from conductor_protocol.units import MICROSECONDS, Instant, in_words
+from conductor_protocol.units import in_words
 from conductor_supervisor import endings
+from conductor_supervisor.processes.leftovers import Leftovers
+from conductor_supervisor.processes.oom import OutOfMemoryKills
 from conductor_supervisor.processes.output import Output, split_stacks
 from conductor_supervisor.processes.spawn import Child, Exit
 from conductor_supervisor.roster import Held, Runner, Slot, StopOrder
@@ -24,8 +26,8 @@ from conductor_supervisor.rules.blame import Blame, Kill, blame, exit_in_words, 
 from conductor_supervisor.settings import Settings
 from conductor_supervisor.work import Work
 
-BIRTH_TIMEOUT = 60.0
-"""Seconds that a runner may take from its start to its first message."""
+STACKS_TIME = 0.1
+"""Seconds that a runner has to write its stacks before it gets SIGTERM."""
 
 RESTART_DELAYS = (0.0, 0.5, 1.0, 2.0, 5.0, 15.0, 30.0)
 """Seconds before a runner is started again in a slot whose last ones died before they were ready."""
@@ -57,6 +59,8 @@ class Staff:
         self._paths = paths
         self._folder = folder
         self._reported = reported
+        self._leftovers = Leftovers()
+        self._out_of_memory = OutOfMemoryKills()
         self.outputs: dict[int, Output] = {}
         """By descriptor: the open ends of all that runners print to."""
 
@@ -101,7 +105,7 @@ class Staff:
         runner.slot.note = ""
         log.debug("runner %d is ready (process %d)", runner.slot.number, runner.child.pid)
 
-    # Watching
+    # Listening
 
     def read_output(self, descriptor: int) -> None:
         """Take what a runner has printed."""
@@ -110,61 +114,6 @@ class Staff:
         if output.closed:
             del self.outputs[descriptor]
 
-    def watch(self) -> None:
-        """Enforce every limit on time, and go on with stops under way."""
-        now = time.monotonic()
-        for runner in self._roster.runners.values():
-            self._climb(runner, now)
-            first = runner.first()
-            if runner.phase == "starting" and now - runner.heard > BIRTH_TIMEOUT:
-                self._kill(runner)
-            elif first is not None and runner.stop_order is None:
-                order = self._order_for(first, now)
-                if order is not None:
-                    self.stop(runner, order)
-                else:
-                    self._see_to_those_in_hand(runner, first)
-
-    def _see_to_those_in_hand(self, runner: Runner, first: Held) -> None:
-        """Tell the first if its window has closed; recall the others if they should not wait or not begin."""
-        moment = self._work.clock.now()
-        if not first.task.windows.is_open(moment):
-            self._work.push_window(runner, first)
-        all_may_begin = all(_may_begin(held, moment) for held in runner.held.values())
-        if not all_may_begin or runner.is_late(time.monotonic()):
-            self._work.recall(runner)
-
-    def _order_for(self, held: Held, now: float) -> StopOrder | None:
-        """Return why a runner must be stopped for the execution that it runs, if it must."""
-        timeout = held.task.spec.timeout
-        if timeout is not None and held.began is not None and now - held.began > timeout:
-            return StopOrder(held, "crashed", f"over its timeout of {in_words(timeout)}")
-        if held.step_deadline is not None and now > held.step_deadline and self._is_in_step(held):
-            return StopOrder(held, "crashed", f'step "{held.step}" took longer than its timeout')
-        grace = self._settings.cancel_grace
-        if held.cancel_pushed is not None and now - max(held.cancel_pushed, held.began or 0.0) > grace:
-            cause = f"it was cancelled and had not stopped within {in_words(grace)}"
-            return StopOrder(held, "cancelled", cause)
-        return self._order_for_window(held)
-
-    def _is_in_step(self, held: Held) -> bool:
-        """Ask the flight recorder: a step that raised is over, though nobody has told us."""
-        found = self._roster.find(held.id)
-        reading = found[0].child.recorder.read() if found is not None and found[0] is not None else None
-        in_step = reading is None or (reading.execution == held.id and reading.step == held.step)
-        if not in_step:
-            held.step_deadline = None
-        return in_step
-
-    def _order_for_window(self, held: Held) -> StopOrder | None:
-        windows = held.task.windows
-        moment = self._work.clock.now()
-        closed, grace = windows.closed_since(moment), windows.grace(moment)
-        if closed is None or grace is None or moment - closed < grace * MICROSECONDS:
-            return None
-        cause = f"its window closed and it had not asked within {in_words(grace)}"
-        return StopOrder(held, "stopped", cause, reason="window")
-
     def distrust(self, number: int, what: str) -> None:
         """Stop a runner that says what the protocol does not allow: its next word may be awaited for ever."""
         runner = self._roster.runners.get(number)
@@ -172,26 +121,48 @@ class Staff:
             return
         first = runner.first()
         if first is None:
-            self._kill(runner)
+            self.kill(runner)
         else:
             self.stop(runner, StopOrder(first, "crashed", f"it broke the protocol: {what}"))
 
     # Stopping
 
-    def stop(self, runner: Runner, order: StopOrder) -> None:
-        """Stop a runner because of what it runs: SIGTERM, and SIGKILL if that does not do."""
+    def stop(self, runner: Runner, order: StopOrder, *, at_once: bool = False) -> None:
+        """Stop a runner because of what it runs: its stacks, SIGTERM, and SIGKILL if that does not do.
+
+        :param at_once: kill it, for every moment that it lives does harm.
+        """
         log.warning("execution %s: its runner is stopped: %s", order.held.id, order.cause)
         runner.stop_order = order
         runner.phase = "stopping"
         self._work.recall(runner)
-        runner.term_sent = time.monotonic()
-        runner.child.signal_group(signal.SIGTERM)
+        now = time.monotonic()
+        if at_once:
+            runner.ladder = [(now, "SIGKILL")]
+        else:
+            term = now if order.stacks_asked else now + STACKS_TIME
+            runner.ladder = [(term + self._settings.stop_grace, "SIGKILL"), (term, "SIGTERM")]
+            if not order.stacks_asked:
+                runner.ladder.append((now, "stacks"))
+        self.climb(runner, now)
 
-    def _climb(self, runner: Runner, now: float) -> None:
-        if runner.term_sent is not None and now - runner.term_sent > self._settings.stop_grace:
-            self._kill(runner)
+    def climb(self, runner: Runner, now: float) -> None:
+        """Do what is due of a stop under way."""
+        while runner.ladder and runner.ladder[-1][0] <= now:
+            _, rung = runner.ladder.pop()
+            if rung == "stacks":
+                self.ask_for_stacks(runner)
+            elif rung == "SIGTERM":
+                runner.child.signal_group(signal.SIGTERM)
+            else:
+                self.kill(runner)
 
-    def _kill(self, runner: Runner) -> None:
+    def ask_for_stacks(self, runner: Runner) -> None:
+        """Have a runner write its Python stacks to stderr; it needs not be able to run Python for that."""
+        runner.child.ask_for_stacks()
+
+    def kill(self, runner: Runner) -> None:
+        """Kill a runner with its group, once."""
         if not runner.kill_sent:
             runner.kill_sent = True
             runner.child.signal_group(signal.SIGKILL)
@@ -209,7 +180,7 @@ class Staff:
             first = runner.first()
             if first is not None and runner.stop_order is None:
                 runner.stop_order = StopOrder(first, "stopped", cause, reason)
-            self._kill(runner)
+            self.kill(runner)
 
     # Reaping
 
@@ -219,8 +190,18 @@ class Staff:
             ended = runner.child.reap()
             if ended is not None:
                 self._bury(runner, ended)
+        self._leftovers.reap(self._our_children())
+
+    def end_orphans(self) -> None:
+        """Kill what has become our child because its parent died."""
+        self._leftovers.end_orphans(self._our_children())
+
+    def is_alone(self) -> bool:
+        """Tell whether no process is left that a runner was or has started."""
+        return not self._roster.runners and not self._leftovers.orphans(())
 
     def _bury(self, runner: Runner, ended: Exit) -> None:
+        self._end_leftovers(runner)
         for output in (runner.child.stdout, runner.child.stderr):
             if not output.closed:  # else its descriptor may be another runner's by now
                 del self.outputs[output.fileno()]
@@ -240,6 +221,16 @@ class Staff:
                 log.warning("runner %d %s with nothing in hand", slot.number, exit_in_words(ended.returncode))
         runner.child.close()
 
+    def _end_leftovers(self, runner: Runner) -> None:
+        """End what a dead runner has started, before anyone runs its execution again."""
+        runner.child.signal_group(signal.SIGKILL)
+        left = self._leftovers.end(runner.child.mark, self._our_children())
+        if left:
+            log.warning("runner %d left %d processes behind: they are killed", runner.slot.number, left)
+
+    def _our_children(self) -> set[int]:
+        return {runner.child.pid for runner in self._roster.runners.values()}
+
     def _settle(self, runner: Runner, ended: Exit) -> None:
         """Give every execution in a dead runner's hands what is due to it."""
         in_hand = {(held.id, held.claim): held for held in runner.held.values()}
@@ -248,7 +239,7 @@ class Staff:
             self._reported(runner, report)
         if found.running is not None:
             held = in_hand[found.running]
-            crash = _crash_report(found, kill, ended, runner)
+            crash = self._crash_report(found, kill, ended, runner)
             log.warning("execution %s of %s: its runner %s", held.id, held.task.spec.name, crash.cause)
             runner.take_back(*found.running)
             self._end(held, runner.stop_order if kill is not None else None, crash)
@@ -268,6 +259,24 @@ class Staff:
             found = blame(reading=reading, in_hand=in_hand, outbox=outbox, now=now, kill=kill)
         return found, kill
 
+    def _crash_report(self, found: Blame, kill: Kill | None, ended: Exit, runner: Runner) -> CrashReport:
+        stderr, stacks = split_stacks(runner.child.stderr.tail())
+        signal_said = signal_name(ended.returncode)
+        no_memory = ended.returncode == -signal.SIGKILL and self._out_of_memory.happened()
+        return CrashReport(
+            cause=sentence(found, ended.returncode, kill, no_memory=no_memory),
+            signal=signal_said,
+            exit_code=None if signal_said else ended.returncode,
+            step=found.step,
+            step_seconds=found.step_seconds,
+            attempt_seconds=found.attempt_seconds,
+            peak_memory=ended.peak_memory,
+            cpu_seconds=ended.cpu_seconds,
+            stdout=runner.child.stdout.tail(),
+            stderr=stderr,
+            stacks=stacks,
+        )
+
     def _end(self, held: Held, order: StopOrder | None, crash: CrashReport) -> None:
         now = self._work.clock.now()
         outcome: AttemptOutcome = "crashed"
@@ -281,28 +290,6 @@ class Staff:
         else:
             reason = (order.reason if order is not None else None) or "stopped"
             self._work.end(held, endings.released(held, reason, now, "stopped", crash))
-
-
-def _may_begin(held: Held, moment: Instant) -> bool:
-    return held.cancelled is None and held.task.windows.is_open(moment)
-
-
-def _crash_report(found: Blame, kill: Kill | None, ended: Exit, runner: Runner) -> CrashReport:
-    stderr, stacks = split_stacks(runner.child.stderr.tail())
-    signal_said = signal_name(ended.returncode)
-    return CrashReport(
-        cause=sentence(found, ended.returncode, kill),
-        signal=signal_said,
-        exit_code=None if signal_said else ended.returncode,
-        step=found.step,
-        step_seconds=found.step_seconds,
-        attempt_seconds=found.attempt_seconds,
-        peak_memory=ended.peak_memory,
-        cpu_seconds=ended.cpu_seconds,
-        stdout=runner.child.stdout.tail(),
-        stderr=stderr,
-        stacks=stacks,
-    )
 
 
 def _last_lines(text: str) -> str:

@@ -30,6 +30,7 @@ from conductor_supervisor.intake import Intake, Schedule
 from conductor_supervisor.journal import Journal
 from conductor_supervisor.overrides import effective
 from conductor_supervisor.overview import overview, resident_memory
+from conductor_supervisor.processes import leftovers
 from conductor_supervisor.roster import Held, Pool, Roster, Runner, Task
 from conductor_supervisor.router import Router
 from conductor_supervisor.rules.windows import Windows
@@ -40,6 +41,7 @@ from conductor_supervisor.store import attempts, executions, schedules, tasks
 from conductor_supervisor.store.attempts import Ending
 from conductor_supervisor.store.database import Database
 from conductor_supervisor.store.schedules import Firing
+from conductor_supervisor.watch import Watch
 from conductor_supervisor.work import Work
 from conductor_supervisor.writes import KeepProgress
 
@@ -74,11 +76,20 @@ def run(settings: Settings, manifest: Manifest, paths: Sequence[str], *, drain: 
         folder = runtime_folder(url, settings.runtime)
         stack.enter_context(folder_lock(folder))
         stack.enter_context(database_lock(url))
+        _begin_alone(folder)
         database.migrate()
         known = _tasks(specs, zone, settings)
         cron = _prepare(database, specs, zone, clock)
         supervisor = Supervisor(settings, manifest, known, cron, database, folder, paths, clock, drain)
         return supervisor.run()
+
+
+def _begin_alone(folder: Path) -> None:
+    """End what the last supervisor's runners have left, if it died; from now on such processes come to us."""
+    left = leftovers.end_those_of_the_last_supervisor(folder)
+    if left:
+        log.warning("%d processes of the last supervisor were still alive: they are killed", left)
+    leftovers.become_subreaper()
 
 
 def _tasks(specs: Sequence[TaskSpec], zone: str, settings: Settings) -> dict[str, Task]:
@@ -170,6 +181,7 @@ class Supervisor:
             folder=folder,
             reported=self._reported,
         )
+        self._watch = Watch(self._work, self._staff, settings)
         self._dispatcher = Dispatcher(self._work, self._intake, settings, joined=self._joined)
         self._signals = 0
         """How many times we were told to stop."""
@@ -217,7 +229,8 @@ class Supervisor:
         """Leave no child, whatever happened: here after a clean stop there is none."""
         self._staff.kill_all("the supervisor failed", "supervisor")
         deadline = time.monotonic() + 5
-        while self._roster.runners and time.monotonic() < deadline:
+        while not self._staff.is_alone() and time.monotonic() < deadline:
+            self._staff.end_orphans()
             self._staff.reap()
             time.sleep(0.005)
 
@@ -295,7 +308,7 @@ class Supervisor:
         self._intake.tick()
         if not self._work.draining:
             self._staff.fill()
-        self._staff.watch()
+        self._watch.look()
         if now >= self._progress_at:
             self._progress_at = now + PROGRESS_INTERVAL
             self._keep_progress()

@@ -97,7 +97,7 @@ class Work:
     def give_back(self, held: Held) -> None:
         """Let an execution that has not begun go to another runner, or back to the store."""
         held.began = held.step = held.step_deadline = None
-        held.cancel_pushed, held.window_pushed = None, False
+        held.cancel_pushed, held.window_pushed, held.overdue = None, False, None
         self.roster.waiting.append(held)
 
     # What is pushed to handlers, so that ``ctx.should_stop`` tells before they ask
@@ -106,6 +106,10 @@ class Work:
         """Tell every runner that the next ask will release."""
         for runner in self.roster.runners.values():
             self.router.send(runner.number, "control", ShutdownIntent())
+
+    def push_stop(self, runner: Runner, held: Held) -> None:
+        """Tell a handler that its next ask will end the attempt."""
+        self.router.send(runner.number, "control", Cancel(held.id, held.claim))
 
     def push_window(self, runner: Runner, held: Held) -> None:
         """Tell a handler that its window has closed."""
@@ -126,7 +130,7 @@ class Work:
             self.place()
             return
         held.cancel_pushed = time.monotonic()
-        self.router.send(runner.number, "control", Cancel(held.id, held.claim))
+        self.push_stop(runner, held)
         if held is not runner.first():
             self.recall(runner)
 
@@ -193,4 +197,5 @@ def _assignment(held: Held) -> Assignment:
         claimed.payload,
         taken.steps,
         taken.steps_recorded,
+        held.task.spec.memory,
     )

@@ -12,14 +12,17 @@ from conductor_supervisor.rules.verdict import verdict
 
 def test_with_nothing_in_the_way_it_goes_on() -> None:
     """The usual answer."""
-    assert verdict(ours=True, cancelled=False, shutting_down=False, window_open=True) == "go on"
+    assert (
+        verdict(ours=True, cancelled=False, overdue=False, shutting_down=False, window_open=True) == "go on"
+    )
 
 
 @pytest.mark.parametrize(
     ("word", "weaker"),
     [
-        ("abandon", ("cancelled", "shutdown", "window")),
-        ("cancelled", ("shutdown", "window")),
+        ("abandon", ("cancelled", "timeout", "shutdown", "window")),
+        ("cancelled", ("timeout", "shutdown", "window")),
+        ("timeout", ("shutdown", "window")),
         ("shutdown", ("window",)),
         ("window", ()),
     ],
@@ -31,6 +34,7 @@ def test_the_strongest_reason_wins(word: Word, weaker: tuple[Word, ...]) -> None
         answer = verdict(
             ours="abandon" not in reasons,
             cancelled="cancelled" in reasons,
+            overdue="timeout" in reasons,
             shutting_down="shutdown" in reasons,
             window_open="window" not in reasons,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from types import SimpleNamespace
 from typing import cast
 
@@ -45,4 +46,4 @@ def held(execution: str = "a", claim: int = 1, of: Task | None = None, charged: 
 def runner(number: int = 1, pool: Pool = DEFAULT) -> Runner:
     """Return a runner that is ready and has no process."""
     child = cast(Child, SimpleNamespace(pid=0))
-    return Runner(number, Slot(number, pool), child, heard=0.0, phase="ready")
+    return Runner(number, Slot(number, pool), child, heard=time.monotonic(), phase="ready")

@@ -46,7 +46,7 @@ from conductor_protocol.operations import (
 )
 from conductor_protocol.recorder import Reading
 from conductor_protocol.units import MICROSECONDS, Instant
-from conductor_supervisor import dispatcher, endings, intake, roster, staff, supervisor, work, writes
+from conductor_supervisor import dispatcher, endings, intake, roster, staff, supervisor, watch, work, writes
 from conductor_supervisor.clock import Clock
 from conductor_supervisor.journal import Journal
 from conductor_supervisor.processes.spawn import Exit
@@ -80,6 +80,7 @@ LONGEST_WAIT = 0.6
 
 SHUTDOWN_GRACE = 0.6
 CANCEL_GRACE = 0.2
+TIMEOUT_GRACE = 0.1
 STOP_GRACE = 0.1
 
 Held: TypeAlias = tuple[str, int]
@@ -121,6 +122,7 @@ SETTINGS = Settings(
     queues={"media": QueueSettings(runners=1)},
     shutdown_grace=SHUTDOWN_GRACE,
     cancel_grace=CANCEL_GRACE,
+    timeout_grace=TIMEOUT_GRACE,
     stop_grace=STOP_GRACE,
 )
 
@@ -438,6 +440,17 @@ class SimulatedRecorder:
         return list(self.kept)
 
 
+class NoLeftovers:
+    """Simulated runners start nothing."""
+
+    def end(self, _wanted: str, _ours: object) -> int:
+        """Find nobody."""
+        return 0
+
+    def reap(self, _ours: object) -> None:
+        """Find nobody."""
+
+
 class Wire:
     """The two channels of one runner: whatever is sent on one of them arrives in order, later."""
 
@@ -479,6 +492,7 @@ class SimulatedRunner:
         self.router: SimulatedRouter = world.supervisor._router  # type: ignore[assignment]
         self.secret = b"secret"
         self.pid = 10_000 + number
+        self.mark = ""
         self.recorder = SimulatedRecorder()
         self.stdout, self.stderr = Silence(2 * number), Silence(2 * number + 1)
         self.wire = Wire(world, self)
@@ -492,6 +506,7 @@ class SimulatedRunner:
         """What has arrived on the data channel and has not been read."""
         self._wanted_to_stop: set[Held] = set()
         self._stop = False
+        self._has_left = False
         self._seq = 0
         self._listening = False
         self._life = self._live()
@@ -511,6 +526,9 @@ class SimulatedRunner:
         self.order_to_die = self.order_to_die or number
         if number == signal.SIGKILL or not self._world.chance(0.3):
             self._world.after(self._world.delay(), partial(self.die, -number))
+
+    def ask_for_stacks(self) -> None:
+        """Print nothing."""
 
     def close(self) -> None:
         """Nothing is open."""
@@ -593,14 +611,21 @@ class SimulatedRunner:
             self.wire.to_supervisor(
                 channel, m.Hello(m.PROTOCOL_VERSION, self.number, self.secret, self.pid, channel)
             )
+        self._beat()
         while True:
             while self._queue:
                 yield from self._run(self._queue.popleft())
             if self._stop:
                 break
             yield from self._read()
+        self._has_left = True
         self.wire.to_supervisor("control", m.Goodbye())
         yield self._world.delay()
+
+    def _beat(self) -> None:
+        if self._exit is None and not self._has_left:
+            self.wire.to_supervisor("control", m.Heartbeat())
+            self._world.after(SETTINGS.heartbeat, self._beat)
 
     def _read(self) -> Turn[m.ToRunner]:
         """Wait for a message on the data channel; note what it brings."""
@@ -894,7 +919,10 @@ class Witness:
             case m.Failed():
                 self._facts[held] = Fact("raised")
             case m.Released():
-                self._facts[held] = Fact("cancelled" if report.word == "cancelled" else "released")
+                word: m.Word = report.word
+                self._facts[held] = Fact(
+                    "cancelled" if word == "cancelled" else "raised" if word == "timeout" else "released"
+                )
             case None:
                 self._facts[held] = Fact("abandoned")
 
@@ -1164,7 +1192,7 @@ def simulate(seed: int, database: Database, monkeypatch: pytest.MonkeyPatch) -> 
 
 def _move_into(world: World, patch: pytest.MonkeyPatch) -> None:
     """Put the world's things in the place of the machine's."""
-    for module in (dispatcher, intake, roster, staff, supervisor, work):
+    for module in (dispatcher, intake, roster, staff, supervisor, watch, work):
         patch.setattr(module, "time", WorldTime(world))
     ids = (f"{number:036d}" for number in count(1))
     patch.setattr(executions, "new_id", lambda: next(ids))
@@ -1173,6 +1201,7 @@ def _move_into(world: World, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(supervisor, "Router", partial(SimulatedRouter, world))
     patch.setattr(supervisor, "PokeSocket", NoPokes)
     patch.setattr(supervisor, "Journal", partial(SimulatedJournal, world))
+    patch.setattr(staff, "Leftovers", NoLeftovers)
     patch.setattr(staff, "Child", partial(SimulatedRunner, world))
 
 

@@ -20,7 +20,7 @@ STORE = ("sqlalchemy", "alembic", "uuid_utils")
         ("import conductor.child.process", ("asyncio", "croniter", "conductor_supervisor", *STORE)),
         (HELP, ("zmq", "asyncio", "rich", "psutil", "croniter", *STORE)),
         (CLIENT, ("zmq", "alembic", "sqlalchemy.dialects.postgresql")),
-        ("import conductor_supervisor.supervisor", ("alembic", "psutil", "croniter", "rich", "conductor")),
+        ("import conductor_supervisor.supervisor", ("alembic", "croniter", "rich", "conductor")),
     ],
     ids=["declaring", "a runner", "the help", "a client with a new database", "a supervisor"],
 )

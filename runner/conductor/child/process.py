@@ -23,7 +23,7 @@ from conductor.child.lifespan import shared
 from conductor.child.loading import load
 from conductor.child.session import Session
 from conductor.client import enter_runner
-from conductor_protocol.birth import BIRTH_FD, read_birth
+from conductor_protocol.birth import BIRTH_FD, STACKS_SIGNAL, read_birth
 from conductor_protocol.errors import UsageError
 from conductor_protocol.recorder import Recorder
 
@@ -120,6 +120,8 @@ def _prepare_output() -> None:
             stream.reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=True)
     with suppress(OSError, ValueError):
         faulthandler.enable(sys.stderr)
+        # Written by the signal's handler in C: it needs no interpreter that still turns.
+        faulthandler.register(STACKS_SIGNAL, sys.stderr, all_threads=True)
 
 
 def _prepare_logging() -> None:

@@ -12,6 +12,7 @@ from conductor.app import Conductor
 from conductor.child import reports
 from conductor.child.control import Intents
 from conductor.child.handlerlink import SyncLink
+from conductor.child.limits import memory_limit
 from conductor.child.link import DataLink
 from conductor.context import AsyncContext, Context
 from conductor.errors import PayloadMismatch
@@ -71,7 +72,8 @@ class Session:
             return reports.unfit_payload(error, assignment, time.monotonic() - started)
         link = self._link(task, assignment)
         try:
-            result = self._call(task, event, assignment, link, state)
+            with memory_limit(assignment.memory):
+                result = self._call(task, event, assignment, link, state)
             encoded = self._encoded(task, result)
         except BaseException as error:  # noqa: BLE001  # whatever leaves a handler ends its attempt, not the runner
             link.end()

@@ -20,8 +20,9 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from conductor_protocol.birth import BIRTH_FD, Birth, write_birth
+from conductor_protocol.birth import BIRTH_FD, STACKS_SIGNAL, Birth, write_birth
 from conductor_protocol.recorder import Recorder, RecorderReader
+from conductor_supervisor.processes.leftovers import MARK, mark
 from conductor_supervisor.processes.output import Output
 
 PEAK_UNIT = 1 if sys.platform == "darwin" else 1024
@@ -56,6 +57,8 @@ class Child:
         :raises OSError: if the system does not give a process.
         """
         self.secret = secrets.token_bytes(32)
+        self.mark = mark(folder, number)
+        """In the environment of all that it starts."""
         self._recorder_file = folder / f"runner-{number}"
         Recorder.create(self._recorder_file)
         self.recorder = RecorderReader(self._recorder_file)
@@ -69,7 +72,7 @@ class Child:
                 stdout=out_write,
                 stderr=err_write,
                 pass_fds=(birth_read,),
-                env={**os.environ, BIRTH_FD: str(birth_read)},
+                env={**os.environ, BIRTH_FD: str(birth_read), MARK: self.mark},
                 process_group=0,
             )
         except OSError:
@@ -109,8 +112,13 @@ class Child:
         with suppress(ProcessLookupError, PermissionError):  # nobody of the group is left
             os.killpg(self.pid, number)
 
+    def ask_for_stacks(self) -> None:
+        """Have its Python stacks written to its stderr, whatever it does just now."""
+        with suppress(ProcessLookupError):
+            os.kill(self.pid, STACKS_SIGNAL)
+
     def close(self) -> None:
-        """Let go of all that belonged to a process that has been reaped; end what it left behind."""
+        """Let go of all that belonged to a process that has been reaped; end what is left of its group."""
         self.signal_group(signal.SIGKILL)
         os.close(self._lifeline)
         self.stdout.close()

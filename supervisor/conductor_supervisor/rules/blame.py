@@ -8,7 +8,7 @@ begun, and goes back to the queue uncharged.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from signal import SIGKILL, Signals
+from signal import Signals
 from typing import TypeAlias
 
 from msgspec import Struct, structs
@@ -136,18 +136,19 @@ def exit_in_words(returncode: int) -> str:
     return f"exited with status {returncode}" if name is None else f"died of {name}"
 
 
-def sentence(found: Blame, returncode: int, kill: Kill | None = None) -> str:
+def sentence(found: Blame, returncode: int, kill: Kill | None = None, *, no_memory: bool = False) -> str:
     """Return the cause of death in words, for ``CrashReport.cause``.
 
     Such as ``died of SIGSEGV in step "resize-41", 3.2 s into it``.
 
     :param returncode: as ``subprocess.Popen.returncode`` gives it.
+    :param no_memory: whether the kernel has told that it killed somebody for want of memory.
     """
     if kill is not None:
         return f"was killed: {kill.reason}; {_place(found)}"
-    # Nothing but the kernel or an administrator kills outright; then memory is the likely reason.
-    hint = "; perhaps the machine ran out of memory" if returncode == -SIGKILL else ""
-    return f"{exit_in_words(returncode)} {_place(found)}{hint}"
+    if no_memory:
+        return f"was killed by the kernel, which was out of memory; {_place(found)}"
+    return f"{exit_in_words(returncode)} {_place(found)}"
 
 
 def _place(found: Blame) -> str:

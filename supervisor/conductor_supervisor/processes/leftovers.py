@@ -1,0 +1,107 @@
+"""What dead runners leave behind: processes that user code started and that outlive their runner.
+
+Those in the runner's process group end with the group. One that has left it, by ``setsid`` for example, is
+found otherwise. Every runner's environment carries a mark, which all that it starts inherits; and on Linux
+the supervisor is a *subreaper* (prctl(2)): a process whose parent has died becomes our child, so that nobody
+has to search the whole machine. Elsewhere the mark is searched for in every process.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+from collections.abc import Callable, Collection, Iterable
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+
+from conductor_supervisor.processes.memory import children, family
+
+MARK = "CONDUCTOR_RUNNER"
+"""Environment variable of a runner: the runtime folder of its supervisor, and its number."""
+
+PR_SET_CHILD_SUBREAPER = 36
+"""prctl(2)."""
+
+SUBREAPER: bool = "linux" in sys.platform
+"""The system gives us the orphans of our descendants."""
+
+ROUNDS = 20
+"""How often we look again for what the processes that we end have started meanwhile."""
+
+
+def mark(folder: Path, number: int) -> str:
+    """Return the mark of a runner."""
+    return f"{folder}:{number}"
+
+
+def become_subreaper() -> None:
+    """Let processes whose parent dies become our children, where the system can."""
+    if SUBREAPER:
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1)
+
+
+def end_those_of_the_last_supervisor(folder: Path) -> int:
+    """Kill what carries the mark of a supervisor that had this folder before and died; return how many."""
+    prefix, spared = f"{folder}:", {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
+    return _end(
+        lambda: [
+            pid for pid in psutil.pids() if pid not in spared and (_mark_of(pid) or "").startswith(prefix)
+        ]
+    )
+
+
+class Leftovers:
+    """The processes of dead runners. Owned by the loop thread."""
+
+    def __init__(self) -> None:
+        self._spared = frozenset({os.getpid(), *children(os.getpid())})
+        """Ourselves, and children that are none of our business: whoever started us had them."""
+
+    def end(self, wanted: str, ours: Collection[int]) -> int:
+        """Kill what carries a dead runner's mark; return how many.
+
+        :param ours: children that we have started.
+        """
+        return _end(lambda: [pid for pid in self._suspects(ours) if _mark_of(pid) == wanted])
+
+    def orphans(self, ours: Collection[int]) -> list[int]:
+        """Return our children that we have not started: only a subreaper has any."""
+        mine = children(os.getpid()) if SUBREAPER else []
+        return [pid for pid in mine if pid not in ours and pid not in self._spared]
+
+    def end_orphans(self, ours: Collection[int]) -> int:
+        """Kill every process that has become our child by the death of its parent; return how many."""
+        return _end(lambda: self.orphans(ours))
+
+    def reap(self, ours: Collection[int]) -> None:
+        """Collect orphans that have ended, so that they do not stay in the table of processes."""
+        for pid in self.orphans(ours):
+            with suppress(ChildProcessError):
+                os.waitpid(pid, os.WNOHANG)
+
+    def _suspects(self, ours: Collection[int]) -> Iterable[int]:
+        """Return the processes that may carry a dead runner's mark."""
+        return self.orphans(ours) if SUBREAPER else set(psutil.pids()) - self._spared - set(ours)
+
+
+def _end(find: Callable[[], Iterable[int]]) -> int:
+    ended: set[int] = set()
+    for _ in range(ROUNDS):
+        found = {pid for root in find() for pid in family(root)} - ended
+        if not found:
+            break
+        for pid in found:
+            with suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
+        ended |= found
+    return len(ended)
+
+
+def _mark_of(pid: int) -> str | None:
+    with suppress(psutil.Error, OSError):
+        return psutil.Process(pid).environ().get(MARK)
+    return None

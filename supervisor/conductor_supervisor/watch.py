@@ -1,0 +1,201 @@
+"""The limits of what runs: time, silence, memory, and the end of a window. Owned by the loop thread.
+
+Whatever must stop is told so first where that makes sense, and then its runner is stopped from outside, for
+nothing else ends C code that holds the interpreter.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from conductor_protocol.units import MICROSECONDS, Instant, in_words, size_in_words
+from conductor_supervisor.processes import memory
+from conductor_supervisor.roster import SILENT, Held, Overdue, Runner, StopOrder
+from conductor_supervisor.settings import Settings
+from conductor_supervisor.staff import Staff
+from conductor_supervisor.work import Work
+
+BIRTH_TIMEOUT = 60.0
+"""Seconds that a runner may take from its start to its first message."""
+
+MEMORY_INTERVAL = 0.15
+"""Seconds between looks at the memory of a runner whose task has a limit."""
+
+UNUSED_SILENCE = 10.0
+"""Seconds without a sign of life after which a runner that runs nothing is replaced."""
+
+SILENCE = 60.0
+"""Seconds without a sign of life after which a runner at work is named in the log, with its stacks."""
+
+STALL = 1.0
+"""Seconds between two looks above which we were stopped ourselves: nobody's silence then counts."""
+
+log = logging.getLogger(__name__)
+
+
+class Watch:
+    """Looks after all runners, some times a second."""
+
+    def __init__(self, work: Work, staff: Staff, settings: Settings) -> None:
+        self._work = work
+        self._staff = staff
+        self._settings = settings
+        self._looked = time.monotonic()
+
+    def look(self) -> None:
+        """Enforce every limit, and go on with stops under way."""
+        now = time.monotonic()
+        self._forgive_own_absence(now)
+        for runner in self._work.roster.runners.values():
+            self._look_at(runner, now)
+
+    def _forgive_own_absence(self, now: float) -> None:
+        """While we were stopped nobody was heard: what lies in the sockets was sent meanwhile."""
+        if now - self._looked > STALL:
+            for runner in self._work.roster.runners.values():
+                runner.heard = max(runner.heard, now - SILENT / 2)
+        self._looked = now
+
+    def _look_at(self, runner: Runner, now: float) -> None:
+        self._staff.climb(runner, now)
+        if runner.stop_order is not None:
+            return
+        first = runner.first()
+        silent = now - runner.heard
+        if runner.phase == "starting":
+            if silent > BIRTH_TIMEOUT:
+                self._staff.kill(runner)
+        elif silent > UNUSED_SILENCE and (first is None or not _has_begun(runner, first)):
+            log.warning("runner %d %s and runs nothing: it is killed", runner.slot.number, _silence(runner))
+            self._staff.kill(runner)
+        elif first is not None:
+            self._look_at_work(runner, first, now)
+
+    def _look_at_work(self, runner: Runner, first: Held, now: float) -> None:
+        self._notice_silence(runner, first, now - runner.heard)
+        order = self._order_for(runner, first, now)
+        if order is not None:
+            self._staff.stop(runner, order)
+        elif (too_much := self._memory_over_limit(runner, first, now)) is not None:
+            self._staff.stop(runner, too_much, at_once=True)
+        else:
+            self._see_to_those_in_hand(runner, first)
+
+    def _see_to_those_in_hand(self, runner: Runner, first: Held) -> None:
+        """Tell the first if its window has closed; recall the others if they should not wait or not begin."""
+        moment = self._work.clock.now()
+        if not first.task.windows.is_open(moment):
+            self._work.push_window(runner, first)
+        all_may_begin = all(_may_begin(held, moment) for held in runner.held.values())
+        if not all_may_begin or runner.is_late(time.monotonic()):
+            self._work.recall(runner)
+
+    def _order_for(self, runner: Runner, held: Held, now: float) -> StopOrder | None:
+        """Return why a runner must be stopped for the execution that it runs, if it must."""
+        return (
+            self._order_for_time(runner, held, now)
+            or self._order_for_cancellation(held, now)
+            or self._order_for_silence(runner, held, now)
+            or self._order_for_window(held)
+        )
+
+    # Time
+
+    def _order_for_time(self, runner: Runner, held: Held, now: float) -> StopOrder | None:
+        """Tell a handler that is over its time to stop; return an order if it has not within the grace."""
+        if held.overdue is None:
+            cause = self._time_exceeded(runner, held, now)
+            if cause is not None:
+                log.warning("execution %s is told to stop: %s", held.id, cause)
+                held.overdue = Overdue(cause, now)
+                self._work.push_stop(runner, held)
+                self._staff.ask_for_stacks(runner)
+        elif now - held.overdue.since > self._settings.timeout_grace:
+            return StopOrder(held, "crashed", held.overdue.cause, stacks_asked=True)
+        return None
+
+    def _time_exceeded(self, runner: Runner, held: Held, now: float) -> str | None:
+        timeout = held.task.spec.timeout
+        if timeout is not None and held.began is not None and now - held.began > timeout:
+            return f"over its timeout of {in_words(timeout)}"
+        if held.step_deadline is not None and now > held.step_deadline and _is_in_step(runner, held):
+            return f'step "{held.step}" took longer than its timeout'
+        return None
+
+    def _order_for_cancellation(self, held: Held, now: float) -> StopOrder | None:
+        grace = self._settings.cancel_grace
+        if held.cancel_pushed is None or now - max(held.cancel_pushed, held.began or 0.0) <= grace:
+            return None
+        return StopOrder(held, "cancelled", f"it was cancelled and had not stopped within {in_words(grace)}")
+
+    def _order_for_window(self, held: Held) -> StopOrder | None:
+        windows = held.task.windows
+        moment = self._work.clock.now()
+        closed, grace = windows.closed_since(moment), windows.grace(moment)
+        if closed is None or grace is None or moment - closed < grace * MICROSECONDS:
+            return None
+        cause = f"its window closed and it had not asked within {in_words(grace)}"
+        return StopOrder(held, "stopped", cause, reason="window")
+
+    # Silence
+
+    def _order_for_silence(self, runner: Runner, held: Held, now: float) -> StopOrder | None:
+        limit = held.task.spec.hang_after
+        if limit is None or now - max(runner.heard, held.began or 0.0) <= limit:
+            return None
+        return StopOrder(held, "crashed", f"it {_silence(runner, limit)}")
+
+    def _notice_silence(self, runner: Runner, held: Held, silent: float) -> None:
+        """Name a runner that is not heard any more once, and have its stacks printed."""
+        if silent <= SILENCE:
+            runner.silence_told = False
+        elif not runner.silence_told:
+            runner.silence_told = True
+            log.warning(
+                "runner %d %s while it runs execution %s of %s; its stacks follow if it can write them; "
+                "to have such a runner killed, set hang_after for the task",
+                runner.slot.number,
+                _silence(runner),
+                held.id,
+                held.task.spec.name,
+            )
+            self._staff.ask_for_stacks(runner)
+
+    # Memory
+
+    def _memory_over_limit(self, runner: Runner, held: Held, now: float) -> StopOrder | None:
+        limit = held.task.spec.memory
+        if limit is None or now - runner.memory_seen < MEMORY_INTERVAL or not _has_begun(runner, held):
+            return None
+        runner.memory_seen = now
+        used = memory.resident_with_children(runner.child.pid)
+        if used <= limit:
+            return None
+        cause = f"over its memory of {size_in_words(limit)}, with {size_in_words(used)} resident"
+        return StopOrder(held, "crashed", cause)
+
+
+def _may_begin(held: Held, moment: Instant) -> bool:
+    return held.cancelled is None and held.task.windows.is_open(moment)
+
+
+def _has_begun(runner: Runner, held: Held) -> bool:
+    """Ask the flight recorder whether the handler has been called; what cannot be read may run."""
+    reading = runner.child.recorder.read()
+    return reading is None or (reading.execution == held.id and reading.claim == held.claim)
+
+
+def _is_in_step(runner: Runner, held: Held) -> bool:
+    """Ask the flight recorder: a step that raised is over, though nobody has told us."""
+    reading = runner.child.recorder.read()
+    in_step = reading is None or (reading.execution == held.id and reading.step == held.step)
+    if not in_step:
+        held.step_deadline = None
+    return in_step
+
+
+def _silence(runner: Runner, seconds: float | None = None) -> str:
+    silent = time.monotonic() - runner.heard if seconds is None else seconds
+    stopped = " (something has stopped it with SIGSTOP)" if memory.is_stopped(runner.child.pid) else ""
+    return f"gave no sign of life for {in_words(silent)}{stopped}"
