@@ -12,16 +12,30 @@ pytestmark = pytest.mark.together
 
 DEATHS = {
     "SIGSEGV": "ctypes.string_at(0)",
+    "SIGBUS": "os.kill(os.getpid(), signal.SIGBUS)",
+    "SIGFPE": "os.kill(os.getpid(), signal.SIGFPE)",
+    "SIGILL": "os.kill(os.getpid(), signal.SIGILL)",
     "SIGABRT": "os.abort()",
     "SIGKILL": "os.kill(os.getpid(), signal.SIGKILL)",
-    "exit": "os._exit(7)",
+    "exit 7": "os._exit(7)",
+    "exit 0": "os._exit(0)",
+    "SIGSEGV of a C stack that is full": "overflow()",
+    "SIGABRT of a fatal error": "ctypes.pythonapi.Py_FatalError(b'as asked')",
 }
+"""By its signal or status: how a process is made to die."""
 
 
 @pytest.mark.parametrize("death", DEATHS)
 def test_a_dead_runner_is_blamed_by_name_and_nobody_else_notices(project: Project, death: str) -> None:
     """The report names signal, step and last output; bystanders are charged nothing."""
     project.tasks(f"""
+        def overflow():
+            sys.setrecursionlimit(1 << 30)
+            nested = []
+            for _ in range(500_000):
+                nested = [nested]
+            repr(nested)
+
         def die():
             print("last words", file=sys.stderr, flush=True)
             {DEATHS[death]}
@@ -50,10 +64,13 @@ def test_a_dead_runner_is_blamed_by_name_and_nobody_else_notices(project: Projec
         assert crash.step == "resize-41"
         assert 'in step "resize-41"' in crash.cause
         assert "last words" in crash.stderr
-        if death == "exit":
-            assert (crash.signal, crash.exit_code) == (None, 7)
+        how = death.split()
+        if how[0] == "exit":
+            assert (crash.signal, crash.exit_code) == (None, int(how[1]))
+            assert f"exited with status {how[1]}" in crash.cause
         else:
-            assert (crash.signal, crash.exit_code) == (death, None)
+            assert (crash.signal, crash.exit_code) == (how[0], None)
+            assert f"died of {how[0]}" in crash.cause
     assert project.diary().count("before") == 1
     for execution in bystanders:
         bystander = project.view(execution)
@@ -190,3 +207,137 @@ def test_a_handler_over_its_timeout_is_stopped_and_charged(project: Project) -> 
     assert view.state == "failed"
     assert view.attempts[0].crash is not None
     assert "over its timeout of 300 ms" in view.attempts[0].crash.cause
+
+
+ORDINARY = {
+    "SystemExit": "sys.exit(3)",
+    "KeyboardInterrupt": "raise KeyboardInterrupt",
+    "GeneratorExit": "raise GeneratorExit",
+    "RecursionError": "forever = lambda: forever(); forever()",
+}
+
+
+@pytest.mark.parametrize("error", ORDINARY)
+def test_an_exception_of_any_kind_is_an_ordinary_failure(project: Project, error: str) -> None:
+    """The runner lives on: the next execution runs in the same process."""
+    project.tasks(f"""
+        @app.task(max_attempts=1)
+        def victim(event, ctx):
+            note(str(os.getpid()))
+            {ORDINARY[error]}
+
+        @app.task
+        def after(event, ctx):
+            return str(os.getpid())
+    """)
+    project.start(runners=1)
+    view = project.until_state(project.invoke("victim"), "failed")
+    assert view.error is not None
+    assert view.error.type == error
+    assert [a.outcome for a in view.attempts] == ["failed"]
+    after = project.until_state(project.invoke("after"), "completed")
+    assert project.diary() == [after.result]
+
+
+MOMENTS = {
+    "while the result is being sent": """
+        def dies(self, parcel):
+            kept = keep(self, parcel)
+            os.kill(os.getpid(), signal.SIGKILL)
+        keep, Recorder.keep = Recorder.keep, dies
+        """,
+    "after the last step, before the end is reported": """
+        def dies(self, report):
+            os.kill(os.getpid(), signal.SIGKILL)
+        DataLink.report = dies
+        """,
+    "between two executions": """
+        def dies(self):
+            idle(self)
+            os.kill(os.getpid(), signal.SIGKILL)
+        idle, Recorder.idle = Recorder.idle, dies
+        """,
+}
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_death_around_the_end_of_an_execution_is_blamed_exactly(project: Project, moment: str) -> None:
+    """What was handed over counts, what was not is charged; no acknowledged step runs again."""
+    project.tasks(
+        """
+        from conductor.child.link import DataLink
+        from conductor_protocol.recorder import Recorder
+
+        def set_the_trap():"""
+        + MOMENTS[moment].replace("\n", "\n    ")
+        + """
+            return None
+
+        @app.task(max_attempts=2, retry=Retry(delays=[0]))
+        def victim(event, ctx):
+            ctx.step("one", note, "one")
+            ctx.step("two", note, "two")
+            if ctx.attempt == 1 and not Path("sprung").exists():
+                Path("sprung").touch()
+                set_the_trap()
+            return "done"
+
+        @app.task
+        def bystander(event, ctx):
+            return event.payload
+    """
+    )
+    victim = project.invoke("victim")
+    bystanders = project.invoke_many("bystander", list(range(20)))
+    project.drain(runners=1)
+    view = project.view(victim)
+    assert (view.state, view.result) == ("completed", "done")
+    charged = {"after the last step, before the end is reported": 1}.get(moment, 0)
+    assert view.attempt == charged
+    assert [a.outcome for a in view.attempts] == ["crashed"] * charged + ["completed"]
+    assert project.diary() == ["one", "two"]
+    views = [project.view(b) for b in bystanders]
+    assert [(v.state, v.attempt, v.result) for v in views] == [("completed", 0, n) for n in range(20)]
+
+
+def test_a_task_that_always_kills_its_runner_ends_as_failed_with_every_report(project: Project) -> None:
+    """The rest of the machine's work goes on."""
+    project.tasks("""
+        @app.task(max_attempts=5, retry=Retry(delays=[0]))
+        def poison(event, ctx):
+            os._exit(ctx.attempt)
+
+        @app.task
+        def bystander(event, ctx):
+            return event.payload
+    """)
+    poison = project.invoke("poison")
+    bystanders = project.invoke_many("bystander", list(range(50)))
+    project.drain(runners=1)
+    view = project.view(poison)
+    assert (view.state, view.attempt) == ("failed", 5)
+    assert [a.crash and a.crash.exit_code for a in view.attempts] == [1, 2, 3, 4, 5]
+    assert [project.view(b).result for b in bystanders] == list(range(50))
+
+
+def test_runners_that_die_before_they_are_ready_are_started_again_later_and_later(project: Project) -> None:
+    """The reason is in ``status``; once the app imports again, work goes on."""
+    project.tasks("""
+        if Path("broken").exists() and os.environ.get("CONDUCTOR_RUNNER"):
+            print("no licence found", file=sys.stderr)
+            os._exit(9)
+
+        @app.task
+        def job(event, ctx):
+            return "done"
+    """)
+    project.let_go("broken")
+    supervisor = project.start(runners=1)
+    execution = project.invoke("job")
+    project.until(lambda: "next try in 1.0 s" in supervisor.output(), "the delays grow")
+    (runner,) = project.json("status")["supervisor"]["runners"]  # type: ignore[misc,call-overload,index]
+    assert runner["state"] in ("waiting", "starting")
+    assert "exited with status 9 before it was ready: no licence found" in runner["note"]
+    (project.folder / "broken").unlink()
+    assert project.until_state(execution, "completed").attempt == 0
+    assert supervisor.stop() == 0
