@@ -6,8 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from harness import Project
+
+# A slow machine is no failure: no test measures time.
+settings.register_profile("conductor", deadline=None)
+settings.load_profile("conductor")
 
 
 @pytest.fixture

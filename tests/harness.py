@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 import msgspec
+import psutil
 
 from conductor_protocol.operations import (
     Answer,
@@ -96,6 +97,14 @@ class Supervisor:
         """Ask it to shut down gracefully and wait."""
         self.signal(signal.SIGTERM)
         return self.wait()
+
+    def family(self) -> list[psutil.Process]:
+        """Return all processes that descend from it."""
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+    def runners(self) -> list[psutil.Process]:
+        """Return its runners' processes."""
+        return [child for child in self.family() if _command(child)[-2:] == ["conductor.child", "run"]]
 
     def kill(self) -> None:
         """Kill it without warning."""
@@ -257,3 +266,10 @@ class Project:
     def let_go(self, name: str) -> None:
         """Make the file that a task waits for."""
         (self.folder / name).touch()
+
+
+def _command(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:  # it has just ended
+        return []

@@ -32,7 +32,11 @@ class AskStop(Struct, frozen=True, tag=True):
     now: bool = False
 
 
-Request: TypeAlias = AskStatus | AskStop
+class AskReload(Struct, frozen=True, tag=True):
+    """Read the code anew, and run it in new runners. Answer, once it is read: :class:`Reloaded`."""
+
+
+Request: TypeAlias = AskStatus | AskStop | AskReload
 
 
 class RunnerStatus(Struct, frozen=True, kw_only=True):
@@ -43,7 +47,8 @@ class RunnerStatus(Struct, frozen=True, kw_only=True):
     queue: str
     isolation: Isolation = "runner"
     state: str
-    """``starting``, ``idle``, ``busy``, ``stopping``, ``waiting`` (to be started again after dying)."""
+    """``starting``, ``idle``, ``busy``, ``retiring`` (it finishes what it runs, and ends), ``stopping``,
+    ``waiting`` (to be started again after dying)."""
     note: str = ""
     """Why it is not at work, where there is a reason."""
     execution: str | None = None
@@ -81,13 +86,22 @@ class Accepted(Struct, frozen=True, tag=True):
     """The request is being carried out."""
 
 
+class Reloaded(Struct, frozen=True, tag=True):
+    """The new code is in place."""
+
+    tasks: int
+    """How many it declares."""
+    retiring: int
+    """Runners that finish something with the old code."""
+
+
 class Rejected(Struct, frozen=True, tag=True):
     """The request makes no sense; the message says why."""
 
     message: str
 
 
-Reply: TypeAlias = Status | Accepted | Rejected
+Reply: TypeAlias = Status | Accepted | Reloaded | Rejected
 
 _request: msgspec.json.Decoder[Request] = msgspec.json.Decoder(Request)
 _reply: msgspec.json.Decoder[Reply] = msgspec.json.Decoder(Reply)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -68,9 +69,7 @@ class Intake:
         self._journal = journal
         self._me = me
         self._schedules = schedules
-        self._pools: dict[Pool, list[Task]] = {}
-        for task in work.tasks.values():
-            self._pools.setdefault(task.pool, []).append(task)
+        self._pools = _by_pool(work.tasks.values())
         self._dry: set[Pool] = set()
         """Pools whose tasks had nothing more to claim."""
         self._claiming: set[Pool] = set()
@@ -80,6 +79,17 @@ class Intake:
         self._open: dict[str, bool] = {}
         self._sweep_at = time.monotonic()
         self.paused: set[tuple[Kind, str]] = set()
+
+    def adopt(self, schedules: list[Schedule]) -> None:
+        """Go on with newer tasks, which ``work`` has adopted, and their schedules."""
+        before = {(s.task, s.name, s.cron.key): s.next_at for s in self._schedules}
+        for one in schedules:
+            one.next_at = before.get((one.task, one.name, one.cron.key), one.next_at)
+        self._schedules = schedules
+        self._pools = _by_pool(self._work.tasks.values())
+        self._open.clear()
+        self.stir()
+        self.look()
 
     # What makes us look and claim again
 
@@ -251,3 +261,10 @@ class Intake:
 
     def _sweep_refused(self, message: str) -> None:
         log.error("expired executions could not be removed: %s", message)
+
+
+def _by_pool(tasks: Iterable[Task]) -> dict[Pool, list[Task]]:
+    pools: dict[Pool, list[Task]] = {}
+    for task in tasks:
+        pools.setdefault(task.pool, []).append(task)
+    return pools

@@ -9,8 +9,9 @@ from conductor_supervisor.roster import Held, Roster, Runner, Slot
 
 
 def overview(roster: Roster) -> list[RunnerStatus]:
-    """Tell of every slot what its runner does."""
-    return [_vacant(slot) if slot.runner is None else _taken(slot, slot.runner) for slot in roster.slots]
+    """Tell of every slot what its runner does, and of runners that finish with older code."""
+    slots = [_vacant(slot) if slot.runner is None else _taken(slot, slot.runner) for slot in roster.slots]
+    return slots + [_taken(runner.slot, runner) for runner in roster.retiring()]
 
 
 def _vacant(slot: Slot) -> RunnerStatus:

@@ -18,7 +18,8 @@ from conductor_supervisor.rules import admission
 from conductor_supervisor.rules.windows import Windows
 from conductor_supervisor.writes import Taken
 
-RunnerPhase: TypeAlias = Literal["starting", "ready", "stopping"]
+RunnerPhase: TypeAlias = Literal["starting", "ready", "retiring", "stopping"]
+"""``retiring``: it finishes what it runs and then ends; another has its slot already."""
 
 Rung: TypeAlias = Literal["stacks", "SIGTERM", "SIGKILL"]
 """The ways to end a process, from the mildest; ``stacks`` only has it say where it is."""
@@ -206,6 +207,20 @@ class Roster:
         self.waiting: list[Held] = []
         """Claimed, but in no runner's hands: given back by one, or left over."""
         self._next_number = 1
+
+    def set_pools(self, pools: Mapping[Pool, int]) -> None:
+        """Have as many slots for each pool; those of other pools are no longer filled."""
+        slots = [slot for slot in self.slots if slot.pool in pools]
+        number = max((slot.number for slot in self.slots), default=0)
+        for pool, count in pools.items():
+            for _ in range(count - sum(slot.pool == pool for slot in slots)):
+                number += 1
+                slots.append(Slot(number, pool))
+        self.slots = slots
+
+    def retiring(self) -> list[Runner]:
+        """Return the runners whose slot is another's, or nobody's."""
+        return [runner for runner in self.runners.values() if runner.slot.runner is not runner]
 
     def new_number(self) -> int:
         """Return a number that no runner has had."""

@@ -66,6 +66,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     """Between telling a handler that is over its time to stop and stopping its runner."""
     stop_grace: float = 2.0
     """Between SIGTERM and SIGKILL to a runner."""
+    import_timeout: float = 60.0
+    """How long the app may take to import, and a runner until it is ready."""
     timezone: str | None = None
     """Wins over the app's."""
     heartbeat: float = 1.0
@@ -250,6 +252,13 @@ SETTINGS: tuple[Setting, ...] = (
         meaning="time between SIGTERM and SIGKILL to a runner",
         default="2 s",
         example='"2s"',
+    ),
+    Setting(
+        name="import_timeout",
+        read=readers.positive_duration,
+        meaning="how long the app may take to import",
+        default="60 s",
+        example='"60s"',
     ),
     Setting(
         name="timezone",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from conductor_protocol.messages import Report, Stop
@@ -167,10 +167,32 @@ class Staff:
             runner.kill_sent = True
             runner.child.signal_group(signal.SIGKILL)
 
+    def retire_all(self) -> int:
+        """Let every runner finish what it runs and then end, and others have their slots; return how many run
+        something.
+        """
+        for runner in list(self._roster.runners.values()):
+            if runner.phase == "starting":
+                self.kill(runner)
+            elif runner.phase == "ready":
+                runner.phase = "retiring"
+                self._work.recall(runner)
+            runner.slot.runner = None
+            runner.slot.not_before = 0.0
+        self.dismiss_retiring()
+        return sum(bool(runner.held) for runner in self._roster.retiring())
+
+    def dismiss_retiring(self) -> None:
+        """Tell every retiring runner with nothing in hand to end."""
+        self._dismiss(runner for runner in self._roster.retiring() if runner.phase == "retiring")
+
     def dismiss_idle(self) -> None:
         """Tell every runner with nothing in hand to end."""
-        for runner in self._roster.runners.values():
-            if not runner.held and runner.phase == "ready" and not runner.stop_said:
+        self._dismiss(runner for runner in self._roster.runners.values() if runner.phase == "ready")
+
+    def _dismiss(self, runners: Iterable[Runner]) -> None:
+        for runner in runners:
+            if not runner.held and not runner.stop_said:
                 runner.stop_said = True
                 self._router.send(runner.number, "data", Stop())
 
@@ -192,6 +214,14 @@ class Staff:
                 self._bury(runner, ended)
         self._leftovers.reap(self._our_children())
 
+    def spare(self, pid: int) -> None:
+        """Leave a child alone that is no runner."""
+        self._leftovers.spare(pid)
+
+    def unspare(self, pid: int) -> None:
+        """Forget a child that has been waited for."""
+        self._leftovers.unspare(pid)
+
     def end_orphans(self) -> None:
         """Kill what has become our child because its parent died."""
         self._leftovers.end_orphans(self._our_children())
@@ -211,8 +241,12 @@ class Staff:
         del self._roster.runners[runner.number]
         self._router.forget(runner.number)
         slot = runner.slot
-        slot.runner = None
-        if runner.phase == "starting":
+        retired = slot.runner is not runner
+        if not retired:
+            slot.runner = None
+        if retired:
+            log.debug("runner %d with the old code has ended", slot.number)
+        elif runner.phase == "starting":
             printed = _last_lines(runner.child.stderr.tail())
             self._start_later(slot, f"{exit_in_words(ended.returncode)} before it was ready{printed}")
         elif not runner.stop_said:

@@ -13,12 +13,14 @@ import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
 import uuid_utils
 import zmq
 
+from conductor_protocol.errors import ConductorError, UsageError
 from conductor_protocol.manifest import Manifest, TaskSpec
 from conductor_protocol.messages import Report
 from conductor_protocol.units import Instant, in_words
@@ -31,6 +33,7 @@ from conductor_supervisor.journal import Journal
 from conductor_supervisor.overrides import effective
 from conductor_supervisor.overview import overview, resident_memory
 from conductor_supervisor.processes import leftovers
+from conductor_supervisor.reload import Reload
 from conductor_supervisor.roster import Held, Pool, Roster, Runner, Task
 from conductor_supervisor.router import Router
 from conductor_supervisor.rules.windows import Windows
@@ -43,7 +46,7 @@ from conductor_supervisor.store.database import Database
 from conductor_supervisor.store.schedules import Firing
 from conductor_supervisor.watch import Watch
 from conductor_supervisor.work import Work
-from conductor_supervisor.writes import KeepProgress
+from conductor_supervisor.writes import Declare, KeepProgress
 
 TICK_BUSY = 0.05
 TICK_IDLE = 0.25
@@ -58,8 +61,17 @@ LAST_WRITES = 10.0
 log = logging.getLogger(__name__)
 
 
-def run(settings: Settings, manifest: Manifest, paths: Sequence[str], *, drain: bool = False) -> int:
+def run(
+    settings: Settings,
+    manifest: Manifest,
+    paths: Sequence[str],
+    *,
+    drain: bool = False,
+    read_settings: Callable[[], Settings] | None = None,
+) -> int:
     """Run until told to stop, or with ``drain`` until nothing is due; return the exit status.
+
+    :param read_settings: reads the settings anew when the code is reloaded: what they say of tasks counts.
 
     :param manifest: what the app declares.
     :param paths: folders that runners put before the import path.
@@ -81,6 +93,7 @@ def run(settings: Settings, manifest: Manifest, paths: Sequence[str], *, drain: 
         known = _tasks(specs, zone, settings)
         cron = _prepare(database, specs, zone, clock)
         supervisor = Supervisor(settings, manifest, known, cron, database, folder, paths, clock, drain)
+        supervisor.read_settings = read_settings or supervisor.read_settings
         return supervisor.run()
 
 
@@ -160,7 +173,10 @@ class Supervisor:
         drain: bool,
     ) -> None:
         self._settings = settings
+        self.read_settings: Callable[[], Settings] = lambda: settings
+        """Reads the settings again."""
         self._manifest = manifest
+        self._paths = paths
         self._database = database
         self._clock = clock
         self._drain = drain
@@ -186,6 +202,10 @@ class Supervisor:
         self._signals = 0
         """How many times we were told to stop."""
         self._signals_heeded = 0
+        self._reload_wanted = False
+        self._reload: Reload | None = None
+        self._reload_askers: list[bytes] = []
+        """Who waits to hear how it went."""
         self._child_died = True
         self._kill_at = float("inf")
         self._killed = False
@@ -205,6 +225,7 @@ class Supervisor:
             self._journal.start()
             stack.callback(self._close_journal)
             stack.callback(self._end_all_runners)
+            stack.callback(self._give_up_reload)
             log.info(
                 "started: app %s, %d tasks, %d runners, database %s",
                 self._manifest.app,
@@ -245,6 +266,8 @@ class Supervisor:
                 self._staff.reap()
             if self._signals_heeded < self._signals:
                 self._shut_down()
+            if self._reload_wanted:
+                self._begin_reload()
             if time.monotonic() >= self._next_tick:
                 self._tick()
             self._intake.turn()
@@ -300,7 +323,11 @@ class Supervisor:
 
     def _answer_commands(self) -> None:
         for identity, request in self._router.requests():
-            self._router.answer(identity, self._carry_out(request))
+            if isinstance(request, control.AskReload):
+                self._reload_wanted = True
+                self._reload_askers.append(identity)
+            else:
+                self._router.answer(identity, self._carry_out(request))
 
     def _tick(self) -> None:
         """Do what time brings."""
@@ -308,6 +335,8 @@ class Supervisor:
         self._intake.tick()
         if not self._work.draining:
             self._staff.fill()
+            self._staff.dismiss_retiring()
+            self._go_on_reloading()
         self._watch.look()
         if now >= self._progress_at:
             self._progress_at = now + PROGRESS_INTERVAL
@@ -360,6 +389,8 @@ class Supervisor:
     def _heed_signal(self, number: int) -> None:
         if number == signal.SIGCHLD:
             self._child_died = True
+        elif number == signal.SIGHUP:
+            self._reload_wanted = True
         else:
             self._signals += 1
 
@@ -374,6 +405,7 @@ class Supervisor:
             self._begin_shutdown(self._settings.shutdown_grace)
 
     def _begin_shutdown(self, grace: float) -> None:
+        self._give_up_reload()
         log.info("shutting down: what runs has %s to reach its next checkpoint", in_words(grace))
         self._work.draining = True
         self._kill_at = time.monotonic() + grace
@@ -384,13 +416,83 @@ class Supervisor:
 
     def _go_on_shutting_down(self) -> None:
         self._staff.dismiss_idle()
+        self._staff.dismiss_retiring()
         if time.monotonic() >= self._kill_at and not self._killed:
             self._killed = True
             self._staff.kill_all("the time to shut down was over", "shutdown")
 
+    # Reloading
+
+    def _begin_reload(self) -> None:
+        """Have the code described anew; what runs meanwhile is not disturbed."""
+        if self._reload is not None:
+            return  # the wish stays: when this one is over, the code may be newer still
+        self._reload_wanted = False
+        if self._work.draining:
+            self._answer_reload(control.Rejected("the supervisor is shutting down"))
+            return
+        log.info("reloading %s", self._manifest.app)
+        try:
+            self._reload = Reload(self._manifest.app, self._paths, self._settings.import_timeout)
+        except OSError as error:
+            self._keep_old_code(f"a process cannot be started: {error}")
+        else:
+            self._staff.spare(self._reload.pid)
+
+    def _go_on_reloading(self) -> None:
+        outcome = self._reload.outcome() if self._reload is not None else None
+        if outcome is None:
+            return
+        self._end_reload()
+        if isinstance(outcome, ConductorError):
+            self._keep_old_code(str(outcome))
+            return
+        try:
+            settings = self.read_settings()
+            if database_url(settings, outcome) != database_url(self._settings, self._manifest):
+                raise UsageError("it names another database; that needs a restart")
+            specs = effective(outcome, settings)
+        except ConductorError as error:
+            self._keep_old_code(str(error))
+            return
+        then = partial(self._take_over, outcome, specs, settings)
+        self._journal.submit(Declare(specs, then, self._keep_old_code))
+
+    def _take_over(self, manifest: Manifest, specs: Sequence[TaskSpec], settings: Settings) -> None:
+        """Run by the new code from here on, in new runners; the old ones finish what they run beside them."""
+        zone = settings.timezone or manifest.timezone
+        known = _tasks(specs, zone, self._settings)
+        self._manifest = manifest
+        self._roster.set_pools(_pools(self._settings, known.values()))
+        retiring = self._staff.retire_all()
+        self._work.adopt(known)
+        self._intake.adopt(_schedules(specs, zone, self._clock.now()))
+        self._staff.fill()
+        log.info("reloaded: %d tasks; %d runners finish with the old code", len(known), retiring)
+        self._answer_reload(control.Reloaded(len(known), retiring))
+
+    def _keep_old_code(self, why: str) -> None:
+        log.error("the new code is not taken over, the old goes on: %s", why)
+        self._answer_reload(control.Rejected(why))
+
+    def _answer_reload(self, reply: control.Reply) -> None:
+        while self._reload_askers:
+            self._router.answer(self._reload_askers.pop(), reply)
+
+    def _end_reload(self) -> None:
+        if self._reload is not None:
+            self._reload.close()
+            self._staff.unspare(self._reload.pid)
+            self._reload = None
+
+    def _give_up_reload(self) -> None:
+        if self._reload is not None:
+            self._end_reload()
+            self._answer_reload(control.Rejected("the supervisor is shutting down"))
+
     # Commands
 
-    def _carry_out(self, request: control.Request) -> control.Reply:
+    def _carry_out(self, request: control.AskStatus | control.AskStop) -> control.Reply:
         if isinstance(request, control.AskStop):
             if not self._work.draining:
                 self._begin_shutdown(self._settings.shutdown_grace)
@@ -426,7 +528,7 @@ def _signals_wake_us(heed: Callable[[int], None]) -> Iterator[int]:
     def handler(number: int, _frame: FrameType | None) -> None:
         heed(number)
 
-    signals = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
+    signals = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
     before = {number: signal.signal(number, handler) for number in signals}
     wakeup_before = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
     try:

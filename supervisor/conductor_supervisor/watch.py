@@ -16,9 +16,6 @@ from conductor_supervisor.settings import Settings
 from conductor_supervisor.staff import Staff
 from conductor_supervisor.work import Work
 
-BIRTH_TIMEOUT = 60.0
-"""Seconds that a runner may take from its start to its first message."""
-
 MEMORY_INTERVAL = 0.15
 """Seconds between looks at the memory of a runner whose task has a limit."""
 
@@ -64,7 +61,7 @@ class Watch:
         first = runner.first()
         silent = now - runner.heard
         if runner.phase == "starting":
-            if silent > BIRTH_TIMEOUT:
+            if silent > self._settings.import_timeout:
                 self._staff.kill(runner)
         elif silent > UNUSED_SILENCE and (first is None or not _has_begun(runner, first)):
             log.warning("runner %d %s and runs nothing: it is killed", runner.slot.number, _silence(runner))

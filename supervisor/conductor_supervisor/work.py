@@ -52,6 +52,19 @@ class Work:
         self.outcomes: Counter[str] = Counter()
         """Attempts ended since the start, by outcome."""
         self._ended = ended
+        self._former: Mapping[str, Task] = {}
+        """Tasks of the code before: a claim that was under way may bring one of them."""
+
+    def adopt(self, tasks: Mapping[str, Task]) -> None:
+        """Run by newer declarations from now on; what runs already ends by those it began with."""
+        for name, task in tasks.items():
+            if name in self.tasks:
+                task.seconds = self.tasks[name].seconds
+        self._former = self.tasks
+        self.tasks = tasks
+        waiting, self.roster.waiting = self.roster.waiting, []
+        for held in waiting:
+            self._await_runner(held)
 
     # Taking and placing
 
@@ -59,9 +72,18 @@ class Work:
         """Place what has been claimed."""
         now = self.clock.now()
         for one in taken:
-            held = Held(one, self.tasks[one.claimed.task], one.claimed.attempt + 1, now)
-            self.roster.waiting.append(held)
+            task = self.tasks.get(one.claimed.task) or self._former[one.claimed.task]
+            self._await_runner(Held(one, task, one.claimed.attempt + 1, now))
         self.place()
+
+    def _await_runner(self, held: Held) -> None:
+        """Let an execution wait for a runner, by the declaration of the code that will run it."""
+        task = self.tasks.get(held.task.spec.name)
+        if task is None:  # the newer code has no such task: it waits in the store
+            self.end(held, endings.unbegun(held, self.clock.now()))
+        else:
+            held.task = task
+            self.roster.waiting.append(held)
 
     def place(self) -> None:
         """Hand waiting executions to runners that have room; end those that must not begin now."""
@@ -98,7 +120,7 @@ class Work:
         """Let an execution that has not begun go to another runner, or back to the store."""
         held.began = held.step = held.step_deadline = None
         held.cancel_pushed, held.window_pushed, held.overdue = None, False, None
-        self.roster.waiting.append(held)
+        self._await_runner(held)
 
     # What is pushed to handlers, so that ``ctx.should_stop`` tells before they ask
 

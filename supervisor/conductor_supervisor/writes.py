@@ -14,6 +14,7 @@ from typing import TypeAlias, TypeVar
 
 from sqlalchemy import Connection
 
+from conductor_protocol.manifest import TaskSpec
 from conductor_protocol.messages import RecordedStep
 from conductor_protocol.operations import Answer, Operation, ProgressView
 from conductor_protocol.units import Instant
@@ -98,6 +99,15 @@ class Sweep:
 
 
 @dataclass(slots=True)
+class Declare:
+    """Write down what the code declares now."""
+
+    specs: Sequence[TaskSpec]
+    then: Callable[[], None]
+    refused: Callable[[str], None]
+
+
+@dataclass(slots=True)
 class Seen:
     """What a look at the database found."""
 
@@ -136,7 +146,9 @@ class Claim:
     refused: Callable[[str], None]
 
 
-Write: TypeAlias = EndAttempt | RecordStep | Fire | Perform | KeepProgress | Sweep | Look | LoadPage | Claim
+Write: TypeAlias = (
+    EndAttempt | RecordStep | Fire | Perform | KeepProgress | Sweep | Declare | Look | LoadPage | Claim
+)
 
 W = TypeVar("W")
 
@@ -150,6 +162,7 @@ def apply(connection: Connection, group: Sequence[Write], now: Instant) -> list[
         *(partial(w.then, perform(connection, w.operation, now)) for w in _of(group, Perform)),
         *_keep_progress(connection, _of(group, KeepProgress)),
         *(partial(w.then, executions.remove_expired(connection, now, SWEEP_ROWS)) for w in _of(group, Sweep)),
+        *(effect for w in _of(group, Declare) for effect in _declare(connection, w, now)),
         *(partial(w.then, _look(connection, w.supervisor, now)) for w in _of(group, Look)),
         *(
             partial(w.then, steps.page_from(connection, w.execution, w.name, PAGE_BYTES))
@@ -181,6 +194,13 @@ def _keep_progress(connection: Connection, writes: list[KeepProgress]) -> list[E
     for write in writes:
         executions.set_progress(connection, write.progress)
     return [write.then for write in writes]
+
+
+def _declare(connection: Connection, write: Declare, now: Instant) -> list[Effect]:
+    tasks.declare(connection, write.specs, now)
+    schedules.declare(connection, write.specs, now)
+    executions.reopen_windows(connection)
+    return [write.then]
 
 
 def _look(connection: Connection, supervisor: str, now: Instant) -> Seen:

@@ -122,7 +122,7 @@ def test_a_note_counts_only_when_it_is_whole(page: Page) -> None:
 
 
 @given(st.text(min_size=1, max_size=MAX_STEP_NAME))
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_a_step_may_have_any_name(name: str) -> None:
     """Of up to 500 characters, whatever they are; what UTF-8 does not have is shown as ``?``."""
     with TemporaryDirectory() as folder:
@@ -171,7 +171,7 @@ def test_a_full_outbox_says_so_and_keeps_what_it_has(page: Page) -> None:
 
 
 @given(places, st.binary(min_size=1, max_size=300))
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 def test_a_damaged_page_is_read_as_something_that_was_true_or_as_unknown(at: int, damage: bytes) -> None:
     """Wherever somebody scribbles: no error, no reading of something that never was, no invented report."""
     with TemporaryDirectory() as folder:

@@ -63,7 +63,7 @@ window_specs = st.builds(
 window_lists = st.lists(window_specs, min_size=1, max_size=2).map(tuple)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(window_lists, near_a_change())
 def test_windows_agree_with_a_scan(specs: tuple[WindowSpec, ...], near: tuple[str, int]) -> None:
     """Near every change of every zone's clocks, each second scanned is open or closed as defined."""
@@ -74,7 +74,7 @@ def test_windows_agree_with_a_scan(specs: tuple[WindowSpec, ...], near: tuple[st
         assert windows.is_open(second * MICROSECONDS) == expected, moment(second * MICROSECONDS)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(window_lists, near_a_change())
 def test_the_next_change_is_the_first_one_that_a_scan_finds(
     specs: tuple[WindowSpec, ...], near: tuple[str, int]
@@ -95,7 +95,7 @@ def test_the_next_change_is_the_first_one_that_a_scan_finds(
     assert opening == (now * MICROSECONDS if is_open else change)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(window_lists, near_a_change())
 def test_the_last_closing_is_the_last_one_that_a_scan_finds(
     specs: tuple[WindowSpec, ...], near: tuple[str, int]
@@ -114,7 +114,7 @@ def test_the_last_closing_is_the_last_one_that_a_scan_finds(
         assert not is_inside_any(specs, default_zone, second), moment(second * MICROSECONDS)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(window_lists, near_a_change(), st.lists(st.integers(-40 * DAY, 40 * DAY), max_size=20))
 def test_what_was_asked_before_does_not_matter(
     specs: tuple[WindowSpec, ...], near: tuple[str, int], jumps: list[int]

@@ -112,7 +112,7 @@ ANNOTATED: list[tuple[Any, st.SearchStrategy[Any]]] = [
 ]
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.data())
 @pytest.mark.parametrize(("annotation", "strategy"), ANNOTATED)
 def test_a_value_comes_back_as_its_annotation_says(
@@ -123,7 +123,7 @@ def test_a_value_comes_back_as_its_annotation_says(
     assert values.decode(values.encode(value, "it"), annotation) == value
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(json_values)
 def test_plain_data_comes_back_as_it_was(value: object) -> None:
     """Everything that JSON has, integers of any size included, and other readers understand it."""

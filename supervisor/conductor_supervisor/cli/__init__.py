@@ -27,6 +27,7 @@ from conductor_protocol.errors import ConductorError, UsageError
 COMMANDS = {
     "start": "start",
     "stop": "operate",
+    "reload": "operate",
     "status": "operate",
     "invoke": "executions",
     "cancel": "executions",

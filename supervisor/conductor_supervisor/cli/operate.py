@@ -1,4 +1,4 @@
-"""What concerns the supervisor as a whole: ``status``, ``pause``, ``resume``, ``stop``."""
+"""What concerns the supervisor as a whole: ``status``, ``pause``, ``resume``, ``stop``, ``reload``."""
 
 from __future__ import annotations
 
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from conductor_supervisor.store.tasks import Kind
 
 DEFAULT_QUEUE = "default"
+
+PATIENCE = 10.0
+"""Seconds beyond the time that the app may take to import in which the supervisor must answer."""
 
 
 # status
@@ -267,3 +270,22 @@ def _wait_for_end(pid: int) -> None:
         psutil.Process(pid).wait()
     except psutil.NoSuchProcess:
         return
+
+
+# reload
+
+
+@click.command()
+@located
+def reload(site: Site) -> None:
+    """Have the running supervisor read the code anew.
+
+    New runners run the new code; the old ones finish what they run. If the new code does not import, the old
+    goes on. Tables [tasks.NAME] of conductor.toml are read anew too; other settings need a restart.
+    """
+    answer = site.ask(control.AskReload(), timeout=site.settings.import_timeout + PATIENCE)
+    if isinstance(answer, control.Rejected):
+        raise SupervisorError(f"the old code goes on: {answer.message}")
+    if isinstance(answer, control.Reloaded):
+        old = f"; {answer.retiring} runners finish what they run with the old code" if answer.retiring else ""
+        render.say(f"reloaded: {answer.tasks} tasks{old}")

@@ -41,8 +41,10 @@ are much alike.)"""
 class Site:
     """The settings of the current folder and what they lead to, each found when first asked for."""
 
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
+    def __init__(self, read_settings: Callable[[], Settings]) -> None:
+        """:param read_settings: reads them anew each time."""
+        self.read_settings = read_settings
+        self.settings = read_settings()
         self.clock = clock_from_environment()
         self._open = ExitStack()
 
@@ -61,7 +63,7 @@ class Site:
             return None
         from conductor_supervisor.processes.describe import current_folder, describe
 
-        return describe(self.settings.app, current_folder())
+        return describe(self.settings.app, current_folder(), self.settings.import_timeout)
 
     @cached_property
     def url(self) -> str:
@@ -221,12 +223,14 @@ class Site:
 
     # The supervisor
 
-    def ask(self, request: control.Request) -> control.Reply:
+    def ask(self, request: control.Request, timeout: float = 5.0) -> control.Reply:
         """Ask the running supervisor.
+
+        :param timeout: seconds.
 
         :raises NotRunning: if there is none.
         """
-        return control.ask(self.folder, request)
+        return control.ask(self.folder, request, timeout)
 
     def is_running(self) -> bool:
         """Tell whether a supervisor answers."""
@@ -250,8 +254,8 @@ def located(command: Callable[..., R]) -> Callable[..., R]:
     @functools.wraps(command)
     def at_site(*, config: str | None, **given: object) -> R:
         options = {name: given.pop(name) for name in names if name in given}
-        settings = load(Path.cwd(), os.environ, options, Path(config) if config else None)
-        with Site(settings) as site:
+        file = Path(config) if config else None
+        with Site(lambda: load(Path.cwd(), os.environ, options, file)) as site:
             return command(site, **given)
 
     return at_site

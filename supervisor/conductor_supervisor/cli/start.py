@@ -35,5 +35,7 @@ def start(site: Site, drain: bool) -> None:
     with description(site.settings.app, paths) as inquiry:
         from conductor_supervisor.supervisor import run  # meanwhile, for it takes as long
 
-        manifest = inquiry.answer()
-    click.get_current_context().exit(run(site.settings, manifest, paths, drain=drain))
+        manifest = inquiry.answer(site.settings.import_timeout)
+    click.get_current_context().exit(
+        run(site.settings, manifest, paths, drain=drain, read_settings=site.read_settings)
+    )

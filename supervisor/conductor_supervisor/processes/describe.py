@@ -78,10 +78,19 @@ class Inquiry(Generic[A]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._child.returncode is None:
-            _kill_group(self._child)
+        self.end()
         self._child.__exit__(kind, error, trace)
         self._file.close()
+
+    @property
+    def pid(self) -> int:
+        """The child's process id."""
+        return self._child.pid
+
+    def end(self) -> None:
+        """Kill the child, if it lives: whoever waits for its answer hears that there is none."""
+        if self._child.returncode is None:
+            _kill_group(self._child)
 
     def answer(self, timeout: float = TIMEOUT) -> A:
         """Wait for the answer, once.

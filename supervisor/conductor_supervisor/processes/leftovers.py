@@ -58,8 +58,16 @@ class Leftovers:
     """The processes of dead runners. Owned by the loop thread."""
 
     def __init__(self) -> None:
-        self._spared = frozenset({os.getpid(), *children(os.getpid())})
+        self._spared = {os.getpid(), *children(os.getpid())}
         """Ourselves, and children that are none of our business: whoever started us had them."""
+
+    def spare(self, pid: int) -> None:
+        """Leave a child alone that somebody else of this process has started, and waits for."""
+        self._spared.add(pid)
+
+    def unspare(self, pid: int) -> None:
+        """Forget a child that has been waited for."""
+        self._spared.discard(pid)
 
     def end(self, wanted: str, ours: Collection[int]) -> int:
         """Kill what carries a dead runner's mark; return how many.

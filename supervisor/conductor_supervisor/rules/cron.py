@@ -48,6 +48,11 @@ class Cron:
         self._hourly = bool(_WILDCARD.fullmatch(fields[_HOUR_FIELD]))
         self.next_firing(0)
 
+    @property
+    def key(self) -> tuple[str, str]:
+        """What makes two of them the same: expression and zone."""
+        return self._expression, self._zone.key
+
     def next_firing(self, after: Instant) -> Instant:
         """Return the first firing strictly after an instant.
 
