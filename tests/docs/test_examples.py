@@ -68,6 +68,7 @@ TASKS: dict[str, dict[str, Expected]] = {
     "docs/isolation.md": {
         "crash": Expected(state="failed"),
         "add": Expected([1, 2], 3),
+        "convert": Expected("a", "A"),
         "ask": Expected(None, 42),
     },
 }
