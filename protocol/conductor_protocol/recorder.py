@@ -20,6 +20,7 @@ runs, when a torn reading does no harm. A page that does not check out is read a
 from __future__ import annotations
 
 import mmap
+import os
 import struct
 import time
 import zlib
@@ -68,7 +69,7 @@ class Recorder:
 
     def __init__(self, path: Path) -> None:
         with path.open("r+b") as file:
-            self._page = mmap.mmap(file.fileno(), PAGE_SIZE)
+            self._page: mmap.mmap | bytearray = mmap.mmap(file.fileno(), PAGE_SIZE)
         self._slot = 0
         self._execution = b""
         self._claim = 0
@@ -84,6 +85,10 @@ class Recorder:
         with path.open("r+b") as file:
             file.write(_MAGIC)
             file.truncate(PAGE_SIZE)
+
+    def disown(self) -> None:
+        """Write to nobody's page from now on: this process was forked from the runner."""
+        self._page = bytearray(PAGE_SIZE)
 
     def idle(self) -> None:
         """Nothing runs."""
@@ -130,17 +135,18 @@ class Recorder:
 
 
 class RecorderReader:
-    """The supervisor's end: reads a page that anyone may have scribbled over."""
+    """The supervisor's end: reads a page that anyone may have scribbled over.
+
+    It reads the file and does not map it: touching a mapped page whose file somebody has made shorter kills.
+    """
 
     def __init__(self, path: Path) -> None:
-        with path.open("rb") as file:
-            self._page = mmap.mmap(file.fileno(), PAGE_SIZE, access=mmap.ACCESS_READ)
+        self._descriptor = os.open(path, os.O_RDONLY)
 
     def read(self) -> Reading | None:
         """Return what was noted last, or None if the page cannot be trusted."""
-        page = self._page
-        slot = page[_CURRENT]
-        if page[: len(_MAGIC)] != _MAGIC or slot > 1:
+        page = os.pread(self._descriptor, _OUTBOX, 0)
+        if len(page) < _OUTBOX or not page.startswith(_MAGIC) or (slot := page[_CURRENT]) > 1:
             return None
         offset = _SLOTS[slot]
         checksum, execution, claim, phase, started, step_started, length = _HEAD.unpack_from(page, offset)
@@ -151,6 +157,9 @@ class RecorderReader:
             return None
         if phase == 0:
             return Reading(phase="idle")
+        now = time.monotonic()
+        if not (0 <= started <= now and 0 <= step_started <= now):
+            return None
         try:
             step = page[offset + _HEAD.size : end].decode()
             return Reading(
@@ -166,8 +175,10 @@ class RecorderReader:
 
     def outbox(self) -> list[Report]:
         """Return the reports kept since the last :meth:`Recorder.forget`, up to the first that is damaged."""
-        page = self._page
+        page = os.pread(self._descriptor, PAGE_SIZE, 0)
         reports: list[Report] = []
+        if len(page) < PAGE_SIZE:
+            return reports
         (end,) = _COUNT.unpack_from(page, _OUTBOX)
         offset = _OUTBOX + _COUNT.size
         while offset + _ENTRY.size <= min(end, PAGE_SIZE):
@@ -184,4 +195,4 @@ class RecorderReader:
 
     def close(self) -> None:
         """Let go of the page."""
-        self._page.close()
+        os.close(self._descriptor)

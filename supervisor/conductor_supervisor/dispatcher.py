@@ -139,8 +139,8 @@ class Dispatcher:
         )
 
     def _step_recorded(self, runner: Runner, done: m.StepDone, late: bool) -> None:
-        if late:
-            runner.take_back(done.execution, done.claim)
+        if late and runner.take_back(done.execution, done.claim) is not None:
+            runner.ended = (done.execution, done.claim)
         word = self._word(runner, done.execution, done.claim)
         self._reply(runner, m.StepAck(done.seq, word))
 
@@ -230,6 +230,8 @@ class Dispatcher:
             log.warning(
                 "runner %d reported on %s, which is not in its hands", runner.slot.number, report.execution
             )
+        else:
+            runner.ended = (held.id, held.claim)
         return held
 
     def _progress(self, runner: Runner, progress: m.Progress) -> None:

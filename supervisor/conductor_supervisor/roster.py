@@ -131,6 +131,8 @@ class Runner:
     recalled: bool = False
     """A recall is under way."""
     stop_order: StopOrder | None = None
+    ended: tuple[str, int] | None = None
+    """The execution, with its claim, that has last ended in it, as far as we are concerned."""
     stop_said: bool = False
     ladder: list[tuple[float, Rung]] = field(default_factory=list)
     """What is still to be done to end its process, each at a monotonic moment, the next one last."""

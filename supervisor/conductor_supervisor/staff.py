@@ -287,10 +287,12 @@ class Staff:
         kill = Kill(order.cause, charged=order.outcome == "crashed") if order is not None else None
         reading, outbox = runner.child.recorder.read(), runner.child.recorder.outbox()
         now = time.monotonic()
-        found = blame(reading=reading, in_hand=in_hand, outbox=outbox, now=now, kill=kill)
+        found = blame(reading=reading, in_hand=in_hand, outbox=outbox, now=now, kill=kill, ended=runner.ended)
         if order is not None and found.running not in (None, (order.held.id, order.held.claim)):
             kill = Kill(f"for another execution's sake ({order.cause})", charged=False)
-            found = blame(reading=reading, in_hand=in_hand, outbox=outbox, now=now, kill=kill)
+            found = blame(
+                reading=reading, in_hand=in_hand, outbox=outbox, now=now, kill=kill, ended=runner.ended
+            )
         return found, kill
 
     def _crash_report(self, found: Blame, kill: Kill | None, ended: Exit, runner: Runner) -> CrashReport:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import stat
 import subprocess
@@ -66,6 +67,34 @@ def test_a_page_is_for_its_owner_alone(tmp_path: Path) -> None:
     """It tells what runs."""
     Recorder.create(tmp_path / "recorder")
     assert stat.S_IMODE((tmp_path / "recorder").stat().st_mode) == 0o600
+
+
+def test_a_page_that_was_cut_off_is_unknown(page: Page) -> None:
+    """Whoever looks at it lives on."""
+    page.recorder.begin(EXECUTION, 1)
+    page.recorder.keep(pack([report(1)]))
+    os.truncate(page.path, 100)
+    assert (page.reader.read(), page.reader.outbox()) == (None, [])
+
+
+@pytest.mark.parametrize("ahead", [3600.0, float("inf"), float("nan")])
+def test_a_page_that_tells_of_the_future_is_unknown(page: Page, ahead: float) -> None:
+    """User code has written it."""
+    page.recorder.begin(EXECUTION, 1)
+    page.recorder._started = time.monotonic() + ahead
+    page.recorder.begin_step("forged")
+    assert page.reader.read() is None
+
+
+def test_a_page_that_was_disowned_says_what_it_said_before(page: Page) -> None:
+    """A forked process may go through the motions."""
+    page.recorder.begin(EXECUTION, 1)
+    page.recorder.disown()
+    page.recorder.begin_step("in the child")
+    assert page.recorder.keep(pack([report(1)]))
+    reading = page.reader.read()
+    assert reading is not None
+    assert (reading.phase, page.reader.outbox()) == ("handler", [])
 
 
 def test_a_page_made_again_knows_nothing_of_the_last_runner(page: Page) -> None:

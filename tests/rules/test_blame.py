@@ -62,10 +62,18 @@ def test_one_that_has_reported_is_not_guilty_of_what_came_after() -> None:
     assert (found.guilty, found.reported, found.innocent) == (None, [finished(A)], [B])
 
 
-def test_a_reading_of_something_not_in_hand_blames_nobody_in_hand() -> None:
-    """It tells what ran last, and that is none of these; another claim is another life of an execution."""
-    assert find(in_handler(C), [A, B]).guilty is None
-    assert find(in_handler(("a", 2)), [A, B]).innocent == [A, B]
+def test_a_reading_of_what_has_ended_blames_nobody_in_hand() -> None:
+    """The runner died between that one's report and the next beginning."""
+    found = blame(reading=in_handler(C), in_hand=[A, B], outbox=[], now=100.0, ended=C)
+    assert (found.running, found.innocent) == (None, [A, B])
+
+
+@pytest.mark.parametrize("forged", [C, ("a", 2), ("b", 8)])
+def test_a_reading_of_what_the_runner_never_had_is_not_believed(forged: Held) -> None:
+    """User code has written the page: it does not acquit whoever wrote it. A claim is part of the name."""
+    found = blame(reading=in_step(forged), in_hand=[A, B], outbox=[], now=100.0, ended=("b", 1))
+    assert (found.guilty, found.innocent) == (A, [B])
+    assert (found.step, found.attempt_seconds) == (None, None)
 
 
 @pytest.mark.parametrize(("in_hand", "guilty"), [([A], A), ([A, B, C], A), ([], None)])

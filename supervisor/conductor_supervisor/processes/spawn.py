@@ -127,7 +127,8 @@ class Child:
 
     def _close_recorder(self) -> None:
         self.recorder.close()
-        self._recorder_file.unlink(missing_ok=True)
+        with suppress(OSError):  # user code may have put a folder in its place, or taken the folder away
+            self._recorder_file.unlink(missing_ok=True)
 
 
 def _usage(usage: resource.struct_rusage) -> tuple[int, float]:

@@ -55,6 +55,7 @@ def blame(
     outbox: Sequence[Report],
     now: float,
     kill: Kill | None = None,
+    ended: Held | None = None,
 ) -> Blame:
     """Find out who was running in a dead runner.
 
@@ -63,9 +64,11 @@ def blame(
     :param outbox: the reports that the recorder kept.
     :param now: the time of death by ``time.monotonic()``.
     :param kill: given if the supervisor ended the runner.
+    :param ended: what has last ended in the runner, by its own report.
     """
     reported = _first_report_of_each(in_hand, outbox)
     unreported = [held for held in in_hand if held not in reported]
+    reading = _believable(reading, in_hand, ended)
     running = _running(reading, unreported)
     guilty = running if kill is None or kill.charged else None
     found = Blame(
@@ -89,6 +92,14 @@ def _first_report_of_each(in_hand: Sequence[Held], outbox: Sequence[Report]) -> 
     return reports
 
 
+def _believable(reading: Reading | None, in_hand: Sequence[Held], ended: Held | None) -> Reading | None:
+    """Return a reading only if it names what the runner held: user code may have written the page."""
+    if reading is None or reading.phase == "idle" or reading.execution is None:
+        return reading
+    named = (reading.execution, reading.claim)
+    return reading if named in in_hand or named == ended else None
+
+
 def _running(reading: Reading | None, unreported: Sequence[Held]) -> Held | None:
     if not unreported:
         return None
@@ -97,7 +108,7 @@ def _running(reading: Reading | None, unreported: Sequence[Held]) -> Held | None
         return unreported[0]
     if reading.phase == "idle" or reading.execution is None:
         return None
-    # A reading of anything else tells of an execution that has ended; those in hand had not been begun.
+    # A reading of one that has reported tells that those in hand had not been begun.
     named = (reading.execution, reading.claim)
     return named if named in unreported else None
 
