@@ -151,6 +151,16 @@ class Progress(Struct, frozen=True, tag=True, array_like=True):
     message: str
 
 
+class Worn(Struct, frozen=True, tag=True, array_like=True):
+    """The runner has begun nothing since its last report, and never will: what it holds is to go elsewhere.
+
+    It waits for :class:`Stop`, and another takes its place.
+    """
+
+    reason: str
+    """In words, as in ``its stdout was closed by task resize``."""
+
+
 # Runner to supervisor, control
 
 
@@ -174,6 +184,12 @@ class Welcome(Struct, frozen=True, tag=True, array_like=True):
     """Seconds between heartbeats."""
     max_result: int
     """Bytes that a result may have at most."""
+    end_grace: float = 10.0
+    """Seconds that the runner may take to end once it has been told to stop and has nothing in hand."""
+    recycle_executions: int | None = None
+    """After so many executions the runner is worn."""
+    recycle_memory: int | None = None
+    """Bytes of resident memory above which the runner is worn."""
 
 
 class Assignment(Struct, frozen=True, array_like=True):
@@ -274,7 +290,7 @@ class Recall(Struct, frozen=True, tag=True, array_like=True):
 
 
 DataFromRunner: TypeAlias = (
-    Hello | Ask | StepDone | LoadSteps | Operate | Flush | Finished | Failed | Released | Progress
+    Hello | Ask | StepDone | LoadSteps | Operate | Flush | Finished | Failed | Released | Progress | Worn
 )
 ControlFromRunner: TypeAlias = Hello | Heartbeat | Returned | Goodbye
 FromRunner: TypeAlias = DataFromRunner | ControlFromRunner

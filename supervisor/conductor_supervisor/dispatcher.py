@@ -41,13 +41,19 @@ class Dispatcher:
     """Acts on runners' messages."""
 
     def __init__(
-        self, work: Work, intake: Intake, settings: Settings, joined: Callable[[Runner], None]
+        self,
+        work: Work,
+        intake: Intake,
+        settings: Settings,
+        joined: Callable[[Runner], None],
+        worn: Callable[[Runner, str], None],
     ) -> None:
-        """``joined`` hears of a runner that has said hello on both channels."""
+        """``joined`` hears of a runner that has said hello on both channels, ``worn`` of one that is worn."""
         self._work = work
         self._intake = intake
         self._settings = settings
         self._joined = joined
+        self._worn_out = worn
         self._methods: dict[type[Struct], Callable[[Runner, m.FromRunner], None]] = {}
         self._on(m.Hello, self._hello)
         self._on(m.Ask, self._ask)
@@ -59,6 +65,7 @@ class Dispatcher:
         self._on(m.Failed, self.failed)
         self._on(m.Released, self.released)
         self._on(m.Progress, self._progress)
+        self._on(m.Worn, self._worn)
         self._on(m.Heartbeat, self._heartbeat)
         self._on(m.Returned, self._returned)
         self._on(m.Goodbye, self._goodbye)
@@ -99,7 +106,14 @@ class Dispatcher:
     # Both channels
 
     def _hello(self, runner: Runner, hello: m.Hello) -> None:
-        welcome = m.Welcome(self._settings.heartbeat, self._settings.max_result)
+        settings = self._settings
+        welcome = m.Welcome(
+            settings.heartbeat,
+            settings.max_result,
+            settings.end_grace,
+            settings.recycle_executions,
+            settings.recycle_memory,
+        )
         self._work.router.send(runner.number, hello.channel, welcome)
         if runner.channels == {"data", "control"}:
             self._joined(runner)
@@ -239,6 +253,9 @@ class Dispatcher:
         if held is not None and held.claim == progress.claim:
             held.progress = ProgressView(done=progress.done, total=progress.total, message=progress.message)
             held.progress_kept = False
+
+    def _worn(self, runner: Runner, worn: m.Worn) -> None:
+        self._worn_out(runner, worn.reason)
 
     # Control
 

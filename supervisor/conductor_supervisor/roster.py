@@ -134,6 +134,8 @@ class Runner:
     ended: tuple[str, int] | None = None
     """The execution, with its claim, that has last ended in it, as far as we are concerned."""
     stop_said: bool = False
+    end_by: float | None = None
+    """Monotonic moment by which it must have ended, once it was told to."""
     ladder: list[tuple[float, Rung]] = field(default_factory=list)
     """What is still to be done to end its process, each at a monotonic moment, the next one last."""
     kill_sent: bool = False

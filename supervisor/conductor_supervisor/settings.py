@@ -68,6 +68,12 @@ class Settings(Struct, frozen=True, kw_only=True):
     """Between SIGTERM and SIGKILL to a runner."""
     import_timeout: float = 60.0
     """How long the app may take to import, and a runner until it is ready."""
+    end_grace: float = 10.0
+    """How long a runner with nothing in hand may take to end."""
+    recycle_executions: int | None = None
+    """After so many executions a runner makes room for a new one."""
+    recycle_memory: int | None = None
+    """Bytes of resident memory above which a runner makes room for a new one after an execution."""
     timezone: str | None = None
     """Wins over the app's."""
     heartbeat: float = 1.0
@@ -259,6 +265,26 @@ SETTINGS: tuple[Setting, ...] = (
         meaning="how long the app may take to import",
         default="60 s",
         example='"60s"',
+    ),
+    Setting(
+        name="end_grace",
+        read=readers.positive_duration,
+        meaning="how long a runner with nothing in hand may take to end: the teardown of its lifespan, "
+        "threads that handlers have left, exit handlers; then it ends without them",
+        default="10 s",
+        example='"10s"',
+    ),
+    Setting(
+        name="recycle_executions",
+        read=readers.unless_false(readers.count),
+        meaning="after so many executions a runner makes room for a new one",
+        example="1000",
+    ),
+    Setting(
+        name="recycle_memory",
+        read=readers.unless_false(readers.positive_size),
+        meaning="a runner that has more than this resident after an execution makes room for a new one",
+        example='"512MiB"',
     ),
     Setting(
         name="timezone",

@@ -29,6 +29,12 @@ from conductor_supervisor.work import Work
 STACKS_TIME = 0.1
 """Seconds that a runner has to write its stacks before it gets SIGTERM."""
 
+END_MARGIN = 3.0
+"""Seconds beyond its ``end_grace`` that a runner may take to end by itself; then it is killed."""
+
+MOST_REASON = 300
+"""Characters of a worn runner's reason that are logged."""
+
 RESTART_DELAYS = (0.0, 0.5, 1.0, 2.0, 5.0, 15.0, 30.0)
 """Seconds before a runner is started again in a slot whose last ones died before they were ready."""
 
@@ -194,7 +200,39 @@ class Staff:
         for runner in runners:
             if not runner.held and not runner.stop_said:
                 runner.stop_said = True
+                runner.end_by = time.monotonic() + self._settings.end_grace + END_MARGIN
                 self._router.send(runner.number, "data", Stop())
+
+    def kill_if_it_does_not_end(self, runner: Runner, now: float) -> None:
+        """Kill a runner that was told to end and has not."""
+        if runner.end_by is not None and now > runner.end_by and not runner.kill_sent:
+            grace = in_words(self._settings.end_grace)
+            log.warning(
+                "runner %d had nothing in hand and has not ended within %s; it is killed",
+                runner.slot.number,
+                grace,
+            )
+            self.kill(runner)
+
+    def recycle(self, runner: Runner, reason: str) -> None:
+        """Let a worn runner end, empty-handed, and empty its slot for another."""
+        if runner.stop_said:
+            return
+        reading = runner.child.recorder.read()
+        if reading is not None and reading.phase != "idle":
+            self.distrust(runner.number, "it says that it is worn while it runs an execution")
+            return
+        slot = runner.slot
+        log.info("runner %d is recycled: %s", slot.number, reason[:MOST_REASON])
+        runner.phase = "retiring"
+        for held in list(runner.held.values()):
+            runner.take_back(held.id, held.claim)
+            self._work.give_back(held)
+        self._dismiss([runner])
+        if slot.runner is runner:
+            slot.restarts += 1
+            slot.runner = None
+        self._work.place()
 
     def kill_all(self, cause: str, reason: str) -> None:
         """Kill every runner; what they run goes back uncharged."""
@@ -245,7 +283,7 @@ class Staff:
         if not retired:
             slot.runner = None
         if retired:
-            log.debug("runner %d with the old code has ended", slot.number)
+            log.debug("runner %d, whose slot is another's, has ended", slot.number)
         elif runner.phase == "starting":
             printed = _last_lines(runner.child.stderr.tail())
             self._start_later(slot, f"{exit_in_words(ended.returncode)} before it was ready{printed}")

@@ -198,7 +198,9 @@ class Supervisor:
             reported=self._reported,
         )
         self._watch = Watch(self._work, self._staff, settings)
-        self._dispatcher = Dispatcher(self._work, self._intake, settings, joined=self._joined)
+        self._dispatcher = Dispatcher(
+            self._work, self._intake, settings, joined=self._joined, worn=self._worn
+        )
         self._signals = 0
         """How many times we were told to stop."""
         self._signals_heeded = 0
@@ -356,6 +358,11 @@ class Supervisor:
         if not self._work.draining:
             self._work.place()
             self._intake.stir(runner.slot.pool)
+
+    def _worn(self, runner: Runner, reason: str) -> None:
+        self._staff.recycle(runner, reason)
+        if not self._work.draining:
+            self._staff.fill()
 
     def _changed(self) -> None:
         self._intake.look()

@@ -56,6 +56,7 @@ class Watch:
 
     def _look_at(self, runner: Runner, now: float) -> None:
         self._staff.climb(runner, now)
+        self._staff.kill_if_it_does_not_end(runner, now)
         if runner.stop_order is not None:
             return
         first = runner.first()

@@ -52,6 +52,13 @@ def test_data_does_not_belong_on_the_control_channel() -> None:
     assert next_phase("control", "open", ask) is None
 
 
+def test_a_worn_runner_says_so_where_it_reports() -> None:
+    """On the data channel, so that all it has reported comes first."""
+    worn = m.Worn("its stdout was closed by task resize")
+    assert next_phase("data", "open", worn) == "open"
+    assert next_phase("control", "open", worn) is None
+
+
 def test_every_request_has_a_reply_and_nothing_else_has() -> None:
     """A request is a message with a sequence number; Hello is answered by Welcome."""
     requests = {kind for kind in get_args(m.FromRunner) if "seq" in kind.__struct_fields__}

@@ -160,12 +160,12 @@ class FakeSupervisor:
         """Send messages as one parcel."""
         self.socket.send_multipart([self._identities[channel], pack(parcel)])
 
-    def welcome(self) -> FakeSupervisor:
-        """Let the runner in, on both channels."""
+    def welcome(self, **terms: float | None) -> FakeSupervisor:
+        """Let the runner in, on both channels; ``terms`` are further fields of the welcome."""
         for channel in ("control", "data"):
             hello = self.hear(m.Hello, channel)
             assert (hello.secret, hello.pid, hello.version) == (SECRET, self.process.pid, m.PROTOCOL_VERSION)
-            self.say(m.Welcome(0.05, self._max_result), channel=channel)
+            self.say(m.Welcome(0.05, self._max_result, **terms), channel=channel)  # type: ignore[arg-type]
         return self
 
     def assignment(

@@ -62,6 +62,10 @@ class DataLink:
         """What has been assigned and not begun."""
         self.stopping = False
         """Nothing more will be assigned."""
+        self._retired = False
+        """Nothing more will be begun."""
+        self.terms = m.Welcome(heartbeat=0, max_result=0)
+        """What the supervisor said when it let us in."""
         self.max_result = 0
 
     def open(self, socket: zmq.Socket[bytes], hello: m.Hello, patience: float) -> None:
@@ -77,6 +81,7 @@ class DataLink:
         first, *others = unpack_to_runner(socket.recv())
         if not isinstance(first, m.Welcome):
             raise ProtocolError(f"expected Welcome first, got {type(first).__name__}")
+        self.terms = first
         self.max_result = first.max_result
         self._arrivals.register(socket.fileno(), select.POLLIN)
         self._arrivals.register(self._wake_read, select.POLLIN)
@@ -139,6 +144,14 @@ class DataLink:
                 given_back.append(self.work.pop())
         given_back.reverse()
         return given_back
+
+    def retire(self, reason: str) -> None:
+        """Begin nothing more: what is in our hands goes back, and the supervisor will tell us to stop."""
+        self._retired = True
+        with self._lock:
+            self.work.clear()
+            self._open_socket.send(pack([m.Worn(reason)]))
+        self._look_again()
 
     # Reports
 
@@ -256,7 +269,8 @@ class DataLink:
     def _sort(self, parcel: Sequence[m.ToRunner]) -> None:
         for message in parcel:
             if isinstance(message, m.Assign):
-                self.work.extend(message.assignments)
+                if not self._retired:
+                    self.work.extend(message.assignments)
             elif isinstance(message, m.Stop):
                 self.stopping = True
             elif isinstance(message, _REPLIES):

@@ -11,7 +11,6 @@ import os
 import select
 import signal
 import sys
-import threading
 from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -19,9 +18,10 @@ from typing import TYPE_CHECKING, BinaryIO
 from conductor.app import Conductor
 from conductor.child.connection import Connection
 from conductor.child.control import end_at_once
+from conductor.child.ending import end_within
 from conductor.child.lifespan import shared
 from conductor.child.loading import load
-from conductor.child.session import Session
+from conductor.child.session import Session, flush_output
 from conductor.client import enter_runner
 from conductor_protocol.birth import BIRTH_FD, STACKS_SIGNAL, read_birth
 from conductor_protocol.errors import UsageError
@@ -29,9 +29,6 @@ from conductor_protocol.recorder import Recorder
 
 if TYPE_CHECKING:
     from conductor.child.eventloop import EventLoop
-
-LAST_GRACE = 5.0
-"""Seconds that threads of user code may hold up the end of a runner that has nothing in hand."""
 
 PR_SET_PDEATHSIG = 1
 """prctl(2)."""
@@ -55,8 +52,9 @@ def run() -> int:
         enter_runner(app.database_url(), connection.data)
         with shared(app.lifespan_function, loop) as state:
             connection.open()
-            Session(app, connection.data, recorder, connection.intents, loop).run(state)
-    _end_soon()
+            with end_within(connection.data.terms.end_grace):
+                Session(app, connection.data, recorder, connection.intents, loop).run(state)
+    flush_output()
     return 0
 
 
@@ -82,15 +80,6 @@ def _die_with_the_supervisor(lifeline: BinaryIO) -> None:
     # The supervisor may have died before the kernel was told.
     if select.select([lifeline], [], [], 0)[0]:
         end_at_once()
-
-
-def _end_soon() -> None:
-    """Let the interpreter end, but not wait for ever for threads that user code has left."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    timer = threading.Timer(LAST_GRACE, os._exit, (0,))
-    timer.daemon = True
-    timer.start()
 
 
 # Surroundings of user code

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import sys
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from conductor import values
@@ -14,6 +15,8 @@ from conductor.child.control import Intents
 from conductor.child.handlerlink import SyncLink
 from conductor.child.limits import memory_limit
 from conductor.child.link import DataLink
+from conductor.child.surroundings import Surroundings
+from conductor.child.wear import Wear
 from conductor.context import AsyncContext, Context
 from conductor.errors import PayloadMismatch
 from conductor.tasks import Event, Task
@@ -43,10 +46,12 @@ class Session:
 
         :param state: what ``ctx.state`` is.
         """
+        surroundings = Surroundings()
+        wear = Wear(self._data.terms.recycle_executions, self._data.terms.recycle_memory)
         while (assignment := self._data.next_work()) is not None:
-            self._execute(assignment, state)
+            self._execute(assignment, state, surroundings, wear)
 
-    def _execute(self, assignment: Assignment, state: object) -> None:
+    def _execute(self, assignment: Assignment, state: object, surroundings: Surroundings, wear: Wear) -> None:
         """Run one execution. The order keeps blame exact: begun, reported, and only then the next."""
         held = (assignment.execution, assignment.claim)
         if self._intents.wanted(held):
@@ -55,11 +60,15 @@ class Session:
             return
         self._recorder.begin(assignment.execution, assignment.claim)
         report = self._attempt(assignment, state)
+        worn = surroundings.put_back(assignment.task)
         if report is not None:
             self._data.report(report)
         self._recorder.idle()
         self._intents.forget(held)
-        _flush_output()
+        flush_output()
+        worn = worn or wear.after(assignment.task)
+        if worn is not None:
+            self._data.retire(worn)
 
     def _attempt(self, assignment: Assignment, state: object) -> Report | None:
         task = self._app.tasks.get(assignment.task)
@@ -109,9 +118,8 @@ class Session:
         return encoded
 
 
-def _flush_output() -> None:
-    try:
-        sys.stdout.flush()
-        sys.stderr.flush()
-    except (OSError, ValueError, AttributeError):
-        return  # closed or replaced by the handler: its own affair
+def flush_output() -> None:
+    """Pass on what user code has printed, as far as there is still a way."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError, AttributeError):  # closed by a handler: the runner is worn
+            stream.flush()
