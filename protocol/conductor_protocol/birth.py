@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Struct
 
 from conductor_protocol.errors import ProtocolError
+from conductor_protocol.manifest import Isolation
 
 BIRTH_FD = "CONDUCTOR_BIRTH_FD"
 """Environment variable that names the inherited descriptor; the child removes it before user code runs."""
@@ -34,6 +35,10 @@ class Birth(Struct, frozen=True):
     """``module:attribute`` or ``path/file.py:attribute``."""
     paths: list[str]
     """Put before ``sys.path``, so that the app imports as it did for the user."""
+    isolation: Isolation = "runner"
+    """How it runs what it is given."""
+    at_once: int = 1
+    """Executions that it runs at once; more than one only if it is shared."""
 
 
 def write_birth(descriptor: int, birth: Birth) -> None:

@@ -24,6 +24,7 @@ FROM_RUNNER: dict[tuple[m.Channel, Phase], dict[type[m.FromRunner], Phase]] = {
         m.Finished: "open",
         m.Failed: "open",
         m.Released: "open",
+        m.Interrupted: "open",
         m.Progress: "open",
         m.Worn: "open",
     },

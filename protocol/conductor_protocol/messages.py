@@ -138,7 +138,17 @@ class Released(Struct, frozen=True, tag=True, array_like=True):
     """False: a stop was wanted before the handler was called, so it was not."""
 
 
-Report: TypeAlias = Finished | Failed | Released
+class Interrupted(Struct, frozen=True, tag=True, array_like=True):
+    """The handler has unwound because of an :class:`Interrupt`."""
+
+    execution: str
+    claim: int
+    seconds: float
+    traceback: str
+    """Where it was."""
+
+
+Report: TypeAlias = Finished | Failed | Released | Interrupted
 
 
 class Progress(Struct, frozen=True, tag=True, array_like=True):
@@ -285,17 +295,38 @@ class Cancel(Struct, frozen=True, tag=True, array_like=True):
     claim: int
 
 
+class Interrupt(Struct, frozen=True, tag=True, array_like=True):
+    """Cancel this handler's asyncio task, wherever it awaits. Only of a shared runner.
+
+    Report: :class:`Interrupted`, or another if the handler was just ending, or returns all the same.
+    """
+
+    execution: str
+    claim: int
+
+
 class Recall(Struct, frozen=True, tag=True, array_like=True):
     """Give back what has not been begun. Reply: :class:`Returned`."""
 
 
 DataFromRunner: TypeAlias = (
-    Hello | Ask | StepDone | LoadSteps | Operate | Flush | Finished | Failed | Released | Progress | Worn
+    Hello
+    | Ask
+    | StepDone
+    | LoadSteps
+    | Operate
+    | Flush
+    | Finished
+    | Failed
+    | Released
+    | Interrupted
+    | Progress
+    | Worn
 )
 ControlFromRunner: TypeAlias = Hello | Heartbeat | Returned | Goodbye
 FromRunner: TypeAlias = DataFromRunner | ControlFromRunner
 DataToRunner: TypeAlias = (
     Welcome | Assign | Verdict | StepAck | StepRefused | StepPage | Answered | Flushed | Stop
 )
-ControlToRunner: TypeAlias = Welcome | ShutdownIntent | WindowClosed | Cancel | Recall | Stop
+ControlToRunner: TypeAlias = Welcome | ShutdownIntent | WindowClosed | Cancel | Interrupt | Recall | Stop
 ToRunner: TypeAlias = DataToRunner | ControlToRunner

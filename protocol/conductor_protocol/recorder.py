@@ -12,6 +12,8 @@ Layout, little-endian::
     64    slot 0 ┐ checksum, execution, claim, phase, started (monotonic), step started, step name
     2560  slot 1 ┘
     5120  outbox: length of the newest reports, then the reports as parcels, each with length and checksum
+    65536 in a shared runner, for each execution that it may run at once, a *place*: 5120 bytes with a current
+          slot and two slots, laid out as at the beginning of the page
 
 Only the runner's handler thread writes; the supervisor reads only after the process is gone, or to show what
 runs, when a torn reading does no harm. A page that does not check out is read as "unknown", never trusted.
@@ -41,6 +43,7 @@ _MAGIC = b"CONDUCTOR-FR-01\0"
 _CURRENT = 16
 _SLOTS = (64, 2560)
 _OUTBOX = 5120
+_PLACE_SIZE = 5120
 _HEAD = struct.Struct("<I36sqBddH")
 """Checksum, execution, claim, phase, started, step started, length of the step's name."""
 _BODY = struct.Struct("<36sqBddH")
@@ -50,6 +53,14 @@ _ENTRY = struct.Struct("<II")
 
 Phase: TypeAlias = Literal["idle", "handler", "step"]
 _PHASES: tuple[Phase, ...] = ("idle", "handler", "step")
+
+
+def _size(places: int) -> int:
+    return PAGE_SIZE + places * _PLACE_SIZE
+
+
+def _offset(place: int) -> int:
+    return PAGE_SIZE + place * _PLACE_SIZE
 
 
 class Reading(Struct, frozen=True, kw_only=True):
@@ -64,31 +75,21 @@ class Reading(Struct, frozen=True, kw_only=True):
     step_started: float = 0.0
 
 
-class Recorder:
-    """The runner's end: notes what is about to happen, before it happens."""
+class Record:
+    """Where the runner notes what one execution is about to do."""
 
-    def __init__(self, path: Path) -> None:
-        with path.open("r+b") as file:
-            self._page: mmap.mmap | bytearray = mmap.mmap(file.fileno(), PAGE_SIZE)
+    def __init__(self, page: mmap.mmap, offset: int) -> None:
+        self._page: mmap.mmap | bytearray = page
+        self._offset = offset
         self._slot = 0
         self._execution = b""
         self._claim = 0
         self._started = 0.0
-        self._outbox_end = _OUTBOX + _COUNT.size
         self.idle()
-
-    @staticmethod
-    def create(path: Path) -> None:
-        """Make the file that a runner will map. The supervisor does this before it starts the runner."""
-        path.unlink(missing_ok=True)
-        path.touch(mode=0o600, exist_ok=False)
-        with path.open("r+b") as file:
-            file.write(_MAGIC)
-            file.truncate(PAGE_SIZE)
 
     def disown(self) -> None:
         """Write to nobody's page from now on: this process was forked from the runner."""
-        self._page = bytearray(PAGE_SIZE)
+        self._page = bytearray(len(self._page))
 
     def idle(self) -> None:
         """Nothing runs."""
@@ -109,6 +110,42 @@ class Recorder:
         """The step's function has returned and its result is committed, or it has raised."""
         self._note(self._execution, self._claim, 1, 0.0, b"")
 
+    def _note(self, execution: bytes, claim: int, phase: int, step_started: float, step: bytes) -> None:
+        slot = 1 - self._slot
+        offset = self._offset + _SLOTS[slot]
+        body = _BODY.pack(execution, claim, phase, self._started, step_started, len(step)) + step
+        self._page[offset : offset + 4 + len(body)] = _COUNT.pack(zlib.crc32(body)) + body
+        self._page[self._offset + _CURRENT] = slot
+        self._slot = slot
+
+
+class Recorder(Record):
+    """The runner's end: notes what is about to happen, before it happens."""
+
+    def __init__(self, path: Path, places: int = 0) -> None:
+        """:param places: how many executions a shared runner may run at once; 0: it is not shared."""
+        with path.open("r+b") as file:
+            page = mmap.mmap(file.fileno(), _size(places))
+        super().__init__(page, 0)
+        self.places = [Record(page, _offset(place)) for place in range(places)]
+        """For the executions of a shared runner: each has a record of its own."""
+        self._outbox_end = _OUTBOX + _COUNT.size
+
+    def disown(self) -> None:
+        """See the base class."""
+        super().disown()
+        for place in self.places:
+            place.disown()
+
+    @staticmethod
+    def create(path: Path, places: int = 0) -> None:
+        """Make the file that a runner will map. The supervisor does this before it starts the runner."""
+        path.unlink(missing_ok=True)
+        path.touch(mode=0o600, exist_ok=False)
+        with path.open("r+b") as file:
+            file.write(_MAGIC)
+            file.truncate(_size(places))
+
     def keep(self, parcel: bytes) -> bool:
         """Keep reports that are about to be sent, until :meth:`forget`. False if there is no room left."""
         end = self._outbox_end + _ENTRY.size + len(parcel)
@@ -125,14 +162,6 @@ class Recorder:
         self._outbox_end = _OUTBOX + _COUNT.size
         _COUNT.pack_into(self._page, _OUTBOX, self._outbox_end)
 
-    def _note(self, execution: bytes, claim: int, phase: int, step_started: float, step: bytes) -> None:
-        slot = 1 - self._slot
-        offset = _SLOTS[slot]
-        body = _BODY.pack(execution, claim, phase, self._started, step_started, len(step)) + step
-        self._page[offset : offset + 4 + len(body)] = _COUNT.pack(zlib.crc32(body)) + body
-        self._page[_CURRENT] = slot
-        self._slot = slot
-
 
 class RecorderReader:
     """The supervisor's end: reads a page that anyone may have scribbled over.
@@ -140,38 +169,25 @@ class RecorderReader:
     It reads the file and does not map it: touching a mapped page whose file somebody has made shorter kills.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, places: int = 0) -> None:
         self._descriptor = os.open(path, os.O_RDONLY)
+        self._places = places
 
     def read(self) -> Reading | None:
         """Return what was noted last, or None if the page cannot be trusted."""
         page = os.pread(self._descriptor, _OUTBOX, 0)
-        if len(page) < _OUTBOX or not page.startswith(_MAGIC) or (slot := page[_CURRENT]) > 1:
-            return None
-        offset = _SLOTS[slot]
-        checksum, execution, claim, phase, started, step_started, length = _HEAD.unpack_from(page, offset)
-        end = offset + _HEAD.size + length
-        if length > 4 * MAX_STEP_NAME or phase >= len(_PHASES):
-            return None
-        if zlib.crc32(page[offset + 4 : end]) != checksum:
-            return None
-        if phase == 0:
-            return Reading(phase="idle")
-        now = time.monotonic()
-        if not (0 <= started <= now and 0 <= step_started <= now):
-            return None
-        try:
-            step = page[offset + _HEAD.size : end].decode()
-            return Reading(
-                phase=_PHASES[phase],
-                execution=execution.rstrip(b"\0").decode(),
-                claim=claim,
-                step=step if phase == 2 else None,
-                started=started,
-                step_started=step_started,
-            )
-        except UnicodeDecodeError:
-            return None
+        return _reading(page) if page.startswith(_MAGIC) else None
+
+    def read_places(self) -> list[Reading] | None:
+        """Return what the executions of a shared runner do, or None if any of it cannot be trusted."""
+        readings: list[Reading] = []
+        for place in range(self._places):
+            reading = _reading(os.pread(self._descriptor, _PLACE_SIZE, _offset(place)))
+            if reading is None:
+                return None
+            if reading.phase != "idle":
+                readings.append(reading)
+        return readings
 
     def outbox(self) -> list[Report]:
         """Return the reports kept since the last :meth:`Recorder.forget`, up to the first that is damaged."""
@@ -196,3 +212,33 @@ class RecorderReader:
     def close(self) -> None:
         """Let go of the page."""
         os.close(self._descriptor)
+
+
+def _reading(page: bytes) -> Reading | None:
+    """Read one record; None if it does not check out."""
+    if len(page) < _PLACE_SIZE or (slot := page[_CURRENT]) > 1:
+        return None
+    offset = _SLOTS[slot]
+    checksum, execution, claim, phase, started, step_started, length = _HEAD.unpack_from(page, offset)
+    end = offset + _HEAD.size + length
+    if length > 4 * MAX_STEP_NAME or phase >= len(_PHASES):
+        return None
+    if zlib.crc32(page[offset + 4 : end]) != checksum:
+        return None
+    if phase == 0:
+        return Reading(phase="idle")
+    now = time.monotonic()
+    if not (0 <= started <= now and 0 <= step_started <= now):
+        return None
+    try:
+        step = page[offset + _HEAD.size : end].decode()
+        return Reading(
+            phase=_PHASES[phase],
+            execution=execution.rstrip(b"\0").decode(),
+            claim=claim,
+            step=step if phase == 2 else None,
+            started=started,
+            step_started=step_started,
+        )
+    except UnicodeDecodeError:
+        return None

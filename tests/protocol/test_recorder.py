@@ -301,3 +301,48 @@ def test_a_kill_at_any_moment_leaves_a_page_that_can_be_read(tmp_path: Path, loo
     claims = [one.claim for one in reader.outbox()]
     assert claims == list(range(claims[0], claims[0] + len(claims))) if claims else True
     reader.close()
+
+
+PLACES = 3
+
+
+@pytest.fixture
+def shared(tmp_path: Path) -> Iterator[tuple[Recorder, RecorderReader]]:
+    """The page of a shared runner with both ends open."""
+    Recorder.create(tmp_path / "recorder", PLACES)
+    reader = RecorderReader(tmp_path / "recorder", PLACES)
+    yield Recorder(tmp_path / "recorder", PLACES), reader
+    reader.close()
+
+
+def test_each_execution_of_a_shared_runner_has_a_record_of_its_own(
+    shared: tuple[Recorder, RecorderReader],
+) -> None:
+    """What one notes is not written over by another, nor by what the runner keeps in its outbox."""
+    recorder, reader = shared
+    first, _, last = recorder.places
+    first.begin(EXECUTION, 7)
+    last.begin(OTHER, 8)
+    last.begin_step("x" * MAX_STEP_NAME)
+    while recorder.keep(pack([report(1, 5000)])):
+        pass
+    readings = reader.read_places()
+    assert readings is not None
+    assert [(r.execution, r.claim, r.phase) for r in readings] == [
+        (EXECUTION, 7, "handler"),
+        (OTHER, 8, "step"),
+    ]
+    assert reader.read() == Reading(phase="idle")
+    last.idle()
+    first.idle()
+    assert reader.read_places() == []
+
+
+def test_a_damaged_place_makes_all_places_unknown(shared: tuple[Recorder, RecorderReader]) -> None:
+    """Whoever it was for may have been running."""
+    recorder, reader = shared
+    for place in recorder.places:
+        place.begin(EXECUTION, 7)
+    recorder.places[1]._page[PAGE_SIZE + 5120 + 2560 + 40] ^= 0xFF
+    recorder.places[1]._page[PAGE_SIZE + 5120 + 64 + 40] ^= 0xFF
+    assert reader.read_places() is None
