@@ -16,6 +16,7 @@ import zmq
 from conductor_protocol import messages as m
 from conductor_protocol.birth import BIRTH_FD, Birth, write_birth
 from conductor_protocol.codec import pack, unpack_from_runner
+from conductor_protocol.manifest import Isolation
 from conductor_protocol.recorder import Reading, Recorder, RecorderReader
 from conductor_protocol.units import Instant
 
@@ -37,7 +38,10 @@ class FakeSupervisor:
         *,
         max_result: int = 1024 * 1024,
         environment: dict[str, str] | None = None,
+        isolation: Isolation = "runner",
+        at_once: int = 1,
     ) -> None:
+        places = at_once if isolation == "shared" else 0
         self.folder = folder
         self._context = zmq.Context()
         self.socket = self._context.socket(zmq.ROUTER)
@@ -45,8 +49,8 @@ class FakeSupervisor:
         self.socket.bind(f"ipc://{folder}/s")
         recorder = folder / "recorder"
         recorder.unlink(missing_ok=True)
-        Recorder.create(recorder)
-        self.recorder = RecorderReader(recorder)
+        Recorder.create(recorder, places)
+        self.recorder = RecorderReader(recorder, places)
         self._max_result = max_result
         self._identities: dict[m.Channel, bytes] = {}
         self._channels: dict[bytes, m.Channel] = {}
@@ -73,6 +77,8 @@ class FakeSupervisor:
                 recorder=str(recorder),
                 app=app,
                 paths=[str(folder)],
+                isolation=isolation,
+                at_once=at_once,
             ),
         )
 

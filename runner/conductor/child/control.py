@@ -29,6 +29,7 @@ class Intents:
     def __init__(self) -> None:
         self._shutdown = False
         self._stops: set[tuple[str, int]] = set()
+        self._interrupts: set[tuple[str, int]] = set()
         self._wakers: set[Callable[[], object]] = set()
 
     def wanted(self, held: tuple[str, int]) -> bool:
@@ -45,9 +46,19 @@ class Intents:
         self._stops.add(held)
         self._wake()
 
+    def interrupt(self, held: tuple[str, int]) -> None:
+        """Want one execution of a shared runner to end, whatever it awaits."""
+        self._interrupts.add(held)
+        self._wake()
+
+    def interrupted(self, held: tuple[str, int]) -> bool:
+        """Tell whether this execution, under this claim, is to end, whatever it awaits."""
+        return held in self._interrupts
+
     def forget(self, held: tuple[str, int]) -> None:
         """Forget an execution that has ended here."""
         self._stops.discard(held)
+        self._interrupts.discard(held)
 
     @contextmanager
     def waking(self, waker: Callable[[], object]) -> Iterator[None]:
@@ -130,6 +141,8 @@ class ControlThread:
                     self._intents.shut_down()
                 case m.WindowClosed() | m.Cancel():
                     self._intents.stop((message.execution, message.claim))
+                case m.Interrupt():
+                    self._intents.interrupt((message.execution, message.claim))
                 case m.Recall():
                     given_back = [(a.execution, a.claim) for a in self._give_back()]
                     for held in given_back:

@@ -17,10 +17,13 @@ from conductor.child.handlerlink import HandlerLink, word_on_step
 from conductor.child.link import DataLink, expect
 from conductor.errors import Released
 from conductor_protocol import messages as m
-from conductor_protocol.recorder import Recorder
+from conductor_protocol.recorder import Record
 
 LEFTOVER_GRACE = 2.0
 """Seconds that tasks which an async handler left behind may take to end once they are cancelled."""
+
+LETS_STEPS_END: tuple[m.Word, ...] = ("shutdown", "window")
+"""Releases that wait for the steps which run beside the one that was told."""
 
 log = logging.getLogger(__name__)
 
@@ -65,9 +68,7 @@ class EventLoop:
             over.set()
             loop.run_until_complete(life)
 
-    def link(
-        self, assignment: m.Assignment, data: DataLink, recorder: Recorder, intents: Intents
-    ) -> AsyncLink:
+    def link(self, assignment: m.Assignment, data: DataLink, recorder: Record, intents: Intents) -> AsyncLink:
         """Return an execution's way to the supervisor."""
         return AsyncLink(self, assignment, data, recorder, intents)
 
@@ -79,13 +80,25 @@ class EventLoop:
                 return loop.run_until_complete(handler)
             except Released as released:
                 # Steps that run beside this one have effects already: let them end and be recorded.
-                if released.word in ("shutdown", "window"):
+                if released.word in LETS_STEPS_END:
                     loop.run_until_complete(link.steps_ended())
                 raise
             finally:
                 leftovers = asyncio.all_tasks(loop) - self._lasting
                 if leftovers:
-                    loop.run_until_complete(_end(leftovers))
+                    loop.run_until_complete(end_leftovers(leftovers))
+
+    def serve(self, session: Coroutine[Any, Any, None], data: DataLink) -> None:
+        """Run a session, which itself runs handlers, to its end."""
+        loop = self._runner.get_loop()
+        with data.served_by(loop):
+            main = loop.create_task(session)
+            while not main.done():
+                # asyncio throws these out of the loop as well as to whoever awaits the task that raised them:
+                # an exit of one handler is no reason to end the others.
+                with suppress(SystemExit, KeyboardInterrupt):
+                    loop.run_until_complete(main)
+            main.result()
 
 
 def _run_until_either(
@@ -96,7 +109,7 @@ def _run_until_either(
         life.result()
 
 
-async def _end(leftovers: set[asyncio.Task[Any]]) -> None:
+async def end_leftovers(leftovers: set[asyncio.Task[Any]]) -> None:
     """Cancel what a handler left running, and wait a moment for it to end."""
     for task in leftovers:
         task.cancel()
@@ -113,7 +126,7 @@ class AsyncLink(HandlerLink):
         loop: EventLoop,
         assignment: m.Assignment,
         data: DataLink,
-        recorder: Recorder,
+        recorder: Record,
         intents: Intents,
     ) -> None:
         super().__init__(assignment, data, recorder, intents)

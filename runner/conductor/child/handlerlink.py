@@ -11,7 +11,7 @@ from conductor.child.link import DataLink, Reply, Request, expect
 from conductor.errors import StepRefused
 from conductor_protocol import messages as m
 from conductor_protocol.errors import UsageError
-from conductor_protocol.recorder import Recorder
+from conductor_protocol.recorder import Record
 
 PROGRESS_INTERVAL = 0.1
 """Seconds between two messages of progress."""
@@ -22,9 +22,7 @@ MakeRequest = Callable[[int], Request]
 class HandlerLink:
     """What needs no answer, and the making of questions."""
 
-    def __init__(
-        self, assignment: m.Assignment, data: DataLink, recorder: Recorder, intents: Intents
-    ) -> None:
+    def __init__(self, assignment: m.Assignment, data: DataLink, recorder: Record, intents: Intents) -> None:
         self._held = (assignment.execution, assignment.claim)
         self._attempt = assignment.attempt
         self._data = data

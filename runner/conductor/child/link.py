@@ -3,8 +3,8 @@
 Requests and reports leave in order on one socket, so whoever has an answer to a request knows that all
 reports sent before it have arrived; only then does the flight recorder forget them.
 
-A lock guards the socket. In a sync handler any thread may ask, one at a time. While an async handler runs,
-its event loop reads the socket, questions wait as futures, and other threads ask through the loop.
+A lock guards the socket. In a sync handler any thread may ask, one at a time. While async handlers run,
+their event loop reads the socket, questions wait as futures, and other threads ask through the loop.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING, TypeAlias, TypeVar, get_args
 
 import zmq
@@ -56,6 +57,8 @@ class DataLink:
         self._loop_thread: int | None = None
         """The thread in which an async handler runs just now."""
         self._idle = False
+        self._news: Callable[[], object] | None = None
+        """Wakes the event loop that waits for work."""
         self._wake_read, self._wake_write = os.pipe()
         self._arrivals = select.poll()
         self.work: deque[m.Assignment] = deque()
@@ -114,6 +117,21 @@ class DataLink:
                 return None
             self._wait_for_arrivals()
 
+    async def next_work_async(self) -> m.Assignment | None:
+        """See :meth:`next_work`. The event loop must be one that the socket is :meth:`served_by`."""
+        import asyncio
+
+        loop = asyncio.get_running_loop()
+        while True:
+            if self.work:
+                return self.work.popleft()
+            if self.stopping:
+                return None
+            news = asyncio.Event()
+            self._news = partial(loop.call_soon_threadsafe, news.set)
+            loop.call_soon(self._read_in_loop)
+            await news.wait()
+
     def _wait_for_arrivals(self) -> None:
         """Wait without holding the lock, so that threads which outlive a handler can use the socket."""
         with self._lock:
@@ -157,14 +175,23 @@ class DataLink:
 
     def report(self, report: m.Report) -> None:
         """Tell how an attempt ended. Before it is sent the recorder keeps it, should we die in between."""
+        if not self._send_report(report):
+            self.request(m.Flush)
+
+    async def report_async(self, report: m.Report) -> None:
+        """See :meth:`report`."""
+        if not self._send_report(report):
+            await self.request_async(m.Flush)
+
+    def _send_report(self, report: m.Report) -> bool:
+        """Send a report; False if the recorder had no room to keep it."""
         parcel = pack([report])
         with self._lock:
             kept = self._recorder.keep(parcel)
             self._reported_at = self._seq
             self._open_socket.send(parcel)
         self._look_again()
-        if not kept:
-            self.request(m.Flush)
+        return kept
 
     def tell(self, message: m.Progress) -> None:
         """Send what needs no answer."""
@@ -271,10 +298,16 @@ class DataLink:
             if isinstance(message, m.Assign):
                 if not self._retired:
                     self.work.extend(message.assignments)
+                    self._tell_news()
             elif isinstance(message, m.Stop):
                 self.stopping = True
+                self._tell_news()
             elif isinstance(message, _REPLIES):
                 self._deliver(message)
+
+    def _tell_news(self) -> None:
+        if self._news is not None:
+            self._news()
 
     def _deliver(self, reply: Reply) -> None:
         if self._reported_at is not None and reply.seq > self._reported_at:

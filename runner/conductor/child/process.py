@@ -23,12 +23,13 @@ from conductor.child.lifespan import shared
 from conductor.child.loading import load
 from conductor.child.session import Session, flush_output
 from conductor.client import enter_runner
-from conductor_protocol.birth import BIRTH_FD, STACKS_SIGNAL, read_birth
+from conductor_protocol.birth import BIRTH_FD, STACKS_SIGNAL, Birth, read_birth
 from conductor_protocol.errors import UsageError
 from conductor_protocol.recorder import Recorder
 
 if TYPE_CHECKING:
     from conductor.child.eventloop import EventLoop
+    from conductor.child.sharedsession import SharedSession
 
 PR_SET_PDEATHSIG = 1
 """prctl(2)."""
@@ -47,15 +48,25 @@ def run() -> int:
         sys.stderr.write(f"{error}\n")
         return 2
     _prepare_logging()
-    recorder = Recorder(Path(birth.recorder))
+    recorder = Recorder(Path(birth.recorder), birth.at_once if birth.isolation == "shared" else 0)
     with _event_loop(app) as loop, Connection(birth, lifeline.fileno(), recorder) as connection:
         enter_runner(app.database_url(), connection.data)
         with shared(app.lifespan_function, loop) as state:
             connection.open()
             with end_within(connection.data.terms.end_grace):
-                Session(app, connection.data, recorder, connection.intents, loop).run(state)
+                _session(birth, app, connection, recorder, loop).run(state)
     flush_output()
     return 0
+
+
+def _session(
+    birth: Birth, app: Conductor, connection: Connection, recorder: Recorder, loop: EventLoop | None
+) -> Session | SharedSession:
+    if birth.isolation != "shared" or loop is None:
+        return Session(app, connection.data, recorder, connection.intents, loop)
+    from conductor.child.sharedsession import SharedSession
+
+    return SharedSession(app, connection.data, recorder, connection.intents, loop)
 
 
 # Birth and death

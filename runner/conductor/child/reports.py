@@ -37,6 +37,14 @@ def ended_by(
     return messages.Released(assignment.execution, assignment.claim, released.word, seconds)
 
 
+def interrupted(
+    error: BaseException, assignment: messages.Assignment, seconds: float
+) -> messages.Interrupted:
+    """Return the report on a handler that has unwound because it was interrupted."""
+    told = trimmed_traceback(error)[-MOST_TRACEBACK:]
+    return messages.Interrupted(assignment.execution, assignment.claim, seconds, told)
+
+
 def unfit_payload(error: PayloadMismatch, assignment: messages.Assignment, seconds: float) -> messages.Failed:
     """Return the report on an execution whose payload does not fit: no further attempt makes it fit."""
     return messages.Failed(assignment.execution, assignment.claim, failure(error), False, None, seconds)

@@ -71,19 +71,16 @@ class Session:
             self._data.retire(worn)
 
     def _attempt(self, assignment: Assignment, state: object) -> Report | None:
-        task = self._app.tasks.get(assignment.task)
-        if task is None:
-            return reports.unknown_task(assignment)
         started = time.monotonic()
-        try:
-            event = task.event(assignment)
-        except PayloadMismatch as error:
-            return reports.unfit_payload(error, assignment, time.monotonic() - started)
+        called = called_for(self._app, assignment)
+        if isinstance(called, messages.Failed):
+            return called
+        task, event = called
         link = self._link(task, assignment)
         try:
             with memory_limit(assignment.memory):
                 result = self._call(task, event, assignment, link, state)
-            encoded = self._encoded(task, result)
+            encoded = encoded_result(task, result, self._data.max_result)
         except BaseException as error:  # noqa: BLE001  # whatever leaves a handler ends its attempt, not the runner
             link.end()
             return reports.ended_by(error, assignment, task.retry, time.monotonic() - started)
@@ -111,11 +108,30 @@ class Session:
             raise TypeError(f"task {task.name} returned a coroutine; declare its function with async def")
         return result
 
-    def _encoded(self, task: Task[..., Any, Any], result: object) -> bytes:
-        what = f"the result of task {task.name}"
-        encoded = values.encode(result, what)
-        values.check_size(encoded, self._data.max_result, what)
-        return encoded
+
+def called_for(
+    app: Conductor, assignment: Assignment
+) -> tuple[Task[..., Any, Any], Event[Any]] | messages.Failed:
+    """Return the task to call and the event to call it with, or the report on why it cannot be called."""
+    task = app.tasks.get(assignment.task)
+    if task is None:
+        return reports.unknown_task(assignment)
+    started = time.monotonic()
+    try:
+        return task, task.event(assignment)
+    except PayloadMismatch as error:
+        return reports.unfit_payload(error, assignment, time.monotonic() - started)
+
+
+def encoded_result(task: Task[..., Any, Any], result: object, max_result: int) -> bytes:
+    """Return what a handler returned as it is reported.
+
+    :raises NotStorable: if it has no form in JSON, or is too large.
+    """
+    what = f"the result of task {task.name}"
+    encoded = values.encode(result, what)
+    values.check_size(encoded, max_result, what)
+    return encoded
 
 
 def flush_output() -> None:
