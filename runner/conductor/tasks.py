@@ -21,7 +21,7 @@ from conductor.declarations import (
 )
 from conductor.errors import PayloadMismatch
 from conductor_protocol.errors import UsageError
-from conductor_protocol.manifest import INVOKE_EVENT, TASK_NAME, TaskSpec
+from conductor_protocol.manifest import INVOKE_EVENT, TASK_NAME, Isolation, TaskSpec
 from conductor_protocol.messages import Assignment
 from conductor_protocol.units import Duration, moment, seconds, size_in_bytes
 
@@ -87,6 +87,9 @@ class TaskOptions(TypedDict, total=False):
     hang_after: Duration
     """How long the runner may give no sign of life, because C code holds the interpreter or the process is
     stopped; then it is killed. Default: no limit."""
+    isolation: Isolation
+    """``"runner"``: alone in a warm process. ``"shared"``: an async handler beside others in one process.
+    Default: ``"runner"``."""
     keep_completed: Duration | bool
     """How long completed executions are kept; False: for ever; True or 0: not at all. Default: 7 days."""
     keep_failed: Duration | bool
@@ -236,7 +239,7 @@ def _spec(function: Callable[..., object], options: TaskOptions) -> TaskSpec:
         )
     try:
         _check_options(options)
-        return _spec_named(name, options)
+        return _spec_named(name, function, options)
     except UsageError as error:
         raise UsageError(f"task {name}: {error}") from error
 
@@ -249,7 +252,7 @@ def _check_options(options: Mapping[str, object]) -> None:
         raise UsageError(f"unknown option {unknown!r}; {hint}")
 
 
-def _spec_named(name: str, options: TaskOptions) -> TaskSpec:
+def _spec_named(name: str, function: Callable[..., object], options: TaskOptions) -> TaskSpec:
     defaults = TaskSpec(name)
     queue = options.get("queue", defaults.queue)
     if not isinstance(queue, str) or not TASK_NAME.fullmatch(queue):
@@ -267,6 +270,7 @@ def _spec_named(name: str, options: TaskOptions) -> TaskSpec:
         timeout=_limit(options.get("timeout"), "timeout"),
         memory=_memory(options.get("memory")),
         hang_after=_limit(options.get("hang_after"), "hang_after"),
+        isolation=_isolation(options.get("isolation", defaults.isolation), function),
         keep_completed=_retention(options.get("keep_completed", defaults.keep_completed), "keep_completed"),
         keep_failed=_retention(options.get("keep_failed", defaults.keep_failed), "keep_failed"),
     )
@@ -298,6 +302,19 @@ def _memory(value: int | str | None) -> int | None:
     if limit == 0:
         raise UsageError('memory: expected more than zero bytes, such as "512MiB"; for no limit leave it out')
     return limit
+
+
+def _isolation(value: Isolation, function: Callable[..., object]) -> Isolation:
+    known = get_args(Isolation)
+    if value not in known:
+        quoted = [f'"{each}"' for each in known]
+        raise UsageError(f"isolation: expected {', '.join(quoted[:-1])} or {quoted[-1]}, got {value!r}")
+    if value == "shared" and not is_async(function):
+        raise UsageError(
+            'isolation="shared": a sync handler would hold up the others in its runner; '
+            "make the handler async def, or leave isolation out"
+        )
+    return value
 
 
 def _retention(value: Duration | bool | None, what: str) -> float | None:

@@ -58,6 +58,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     database: str | None = None
     """None: the app's own, else the default; see :func:`database_url`."""
     runners: int = field(default_factory=processors)
+    slots: int = 100
+    """Executions that a shared runner runs at once."""
     shutdown_grace: float = 30.0
     """Between the first signal and killing what still runs; that goes back to the queue, uncharged."""
     cancel_grace: float = 10.0
@@ -229,6 +231,13 @@ SETTINGS: tuple[Setting, ...] = (
         meaning="child processes that execute tasks",
         default="number of processors",
         example="4",
+    ),
+    Setting(
+        name="slots",
+        read=readers.count,
+        meaning='executions that a shared runner (`isolation="shared"`) runs at once',
+        default="100",
+        example="100",
     ),
     Setting(
         name="shutdown_grace",

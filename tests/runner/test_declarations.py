@@ -7,14 +7,14 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from datetime import timedelta
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 import conductor
 from conductor import Conductor, Context, Cron, Event, Invocation, Retry, UsageError, Window
 from conductor.tasks import TaskOptions
-from conductor_protocol.manifest import RetrySpec, ScheduleSpec, TaskSpec, WindowSpec
+from conductor_protocol.manifest import Isolation, RetrySpec, ScheduleSpec, TaskSpec, WindowSpec
 
 
 def declared(**options: Any) -> TaskSpec:
@@ -91,6 +91,15 @@ def test_an_option_becomes_a_part_of_the_spec(options: TaskOptions, expected: Ma
     assert declared(**options) == TaskSpec(**{"name": "handler", **expected})
 
 
+@pytest.mark.parametrize("isolation", get_args(Isolation))
+def test_an_async_handler_may_be_isolated_in_every_way(isolation: Isolation) -> None:
+    """What the manifest knows can be declared."""
+
+    async def waits(event: Event, ctx: Context) -> None: ...
+
+    assert Conductor().task(isolation=isolation)(waits).spec.isolation == isolation
+
+
 def test_a_retry_covers_what_on_and_never_on_say() -> None:
     """``never_on`` wins."""
     retry = Retry(on=OSError, never_on=[FileNotFoundError])
@@ -144,6 +153,9 @@ def test_whatever_accepts_event_and_context_may_be_a_task(function: Callable[...
         ({"concurrency": True}, "got True"),
         ({"max_attempts": 0}, "max_attempts: expected a whole number of 1 or more, got 0"),
         ({"timeout": 0}, "timeout: expected more than zero seconds"),
+        ({"isolation": "thread"}, 'isolation: expected "runner", "fresh" or "shared", got \'thread\''),
+        ({"isolation": None}, "got None"),
+        ({"isolation": "shared"}, "make the handler async def, or leave isolation out"),
         ({"timeout": "soon"}, 'timeout: expected a duration such as "90s"'),
         ({"keep_failed": None}, 'keep_failed: expected a duration such as "7d", False for ever, or True'),
         ({"keep_completed": "for ever"}, "keep_completed: expected a duration"),
