@@ -8,7 +8,7 @@ from msgspec import Raw
 from store_moves import NOW, SECOND, claim, end, ending, invoke, running, states, view
 
 from conductor_protocol.units import moment
-from conductor_supervisor.store import executions
+from conductor_supervisor.store import attempts, executions
 from conductor_supervisor.store.database import Database
 from conductor_supervisor.store.executions import Claimed, Wanted
 
@@ -122,3 +122,39 @@ def test_counts_by_task_and_state(database: Database) -> None:
             "a": {"ready": 1, "completed": 1},
             "b": {"scheduled": 1, "running": 1},
         }
+
+
+def test_suspects_are_claimed_apart(database: Database) -> None:
+    """Or with all others, where nobody minds."""
+    one, other, third = invoke(database, "t", "t", "t")
+    for claimed in claim(database, "t"):
+        suspect = claimed.id in (one, third)
+        end(database, ending(claimed, "ready", "stopped", suspect=suspect))
+    assert [c.id for c in claim(database, Wanted("t", 5, suspects=False))] == [other]
+    (first,) = claim(database, Wanted("t", 1, suspects=True))
+    assert (first.id, first.suspect) == (one, True)
+    assert [c.id for c in claim(database, "t")] == [third]
+    assert claim(database, Wanted("t", 5, suspects=True)) == []
+
+
+def test_a_suspect_stays_one_whatever_ends_its_attempts(database: Database) -> None:
+    """A failure, a release, a supervisor's death: only its own end takes the mark away."""
+    claimed = running(database)
+    end(database, ending(claimed, "ready", "stopped", suspect=True))
+    for state, outcome in (("ready", "failed"), ("ready", "released")):
+        (claimed,) = claim(database, Wanted("t", 1, suspects=True))
+        end(database, ending(claimed, state, outcome))
+    (claimed,) = claim(database, Wanted("t", 1, suspects=True))
+    with database.writing() as connection:
+        attempts.recover(connection, NOW, {"t": 3})
+    assert [c.suspect for c in claim(database, "t")] == [True]
+
+
+def test_suspects_and_others_share_their_tasks_limit(database: Database) -> None:
+    """Not by one do they run above it."""
+    invoke(database, "t", "t", "t")
+    for claimed in claim(database, Wanted("t", 2)):
+        end(database, ending(claimed, "ready", "stopped", suspect=True))
+    assert len(claim(database, Wanted("t", 1, concurrency=2, suspects=True))) == 1
+    assert len(claim(database, Wanted("t", 5, concurrency=2, suspects=False))) == 1
+    assert claim(database, Wanted("t", 5, concurrency=2, suspects=True)) == []

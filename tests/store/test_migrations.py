@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import multiprocessing
+import re
 from pathlib import Path
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from store_moves import claim
 
 from conductor_supervisor.errors import StoreError
 from conductor_supervisor.store import migrations, schema
 from conductor_supervisor.store.database import Database
+from conductor_supervisor.store.executions import Wanted
 
 
 def _migrate(url: str) -> bool:
@@ -53,10 +56,13 @@ def test_the_migrations_lead_to_the_schema(database: Database, tmp_path: Path) -
 
 
 def _definitions(database: Database) -> dict[str, set[str]]:
-    """Each table and index as lines of SQL: their order tells nothing."""
+    """Each table and index as the parts of its SQL: their order tells nothing.
+
+    A column that was added later stands behind the one before it on the same line.
+    """
     with database.reading() as connection:
         found = connection.exec_driver_sql("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL")
-        return {name: {line.strip(" \t,") for line in sql.splitlines()} for name, sql in found}
+        return {name: {part.strip(" \t,") for part in re.split(r"\n|, ", sql)} for name, sql in found}
 
 
 def test_the_code_knows_the_newest_revision(database: Database) -> None:
@@ -86,4 +92,18 @@ def test_an_application_may_live_in_the_same_file(tmp_path: Path) -> None:
     assert database.migrate()
     with database.reading() as connection:
         assert connection.exec_driver_sql("SELECT * FROM alembic_version").scalars().all() == ["theirs"]
+    database.close()
+
+
+def test_an_older_database_keeps_its_executions(tmp_path: Path) -> None:
+    """They are read and claimed as before; none of them is a suspect."""
+    database = Database.open(f"sqlite:///{tmp_path}/a.db")
+    with database.writing() as connection:
+        migrations.upgrade(connection, "0001")
+        connection.exec_driver_sql(
+            "INSERT INTO conductor_executions (id, task, state, priority, event, payload, created_at, due_at,"
+            " attempt, claim, lost) VALUES ('e', 't', 'ready', 0, 'conductor.invoke', 'null', 1, 1, 0, 0, 0)"
+        )
+    assert database.migrate()
+    assert [(c.id, c.suspect) for c in claim(database, Wanted("t", 1, suspects=False))] == [("e", False)]
     database.close()

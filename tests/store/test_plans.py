@@ -82,3 +82,14 @@ def test_finished_history_is_not_walked_to_list_one_task(database: Database) -> 
         ask(database, ListExecutions(task="t", state="failed"))
     assert any("conductor_finished (task=? AND state=?" in line for line in plan)
     assert not any("TEMP B-TREE" in line for line in plan)
+
+
+def test_suspects_have_an_index_of_their_own(database: Database) -> None:
+    """However many others are ready in front of them."""
+    with plans(database) as plan:
+        invoke(database, "t")
+        claim(database, Wanted("t", 5, suspects=True))
+        claim(database, Wanted("t", 5, suspects=False))
+    assert any("USING INDEX conductor_suspects (task=? AND suspect=?)" in line for line in plan)
+    assert any("USING INDEX conductor_ready (task=?)" in line for line in plan)
+    assert not any("USE TEMP B-TREE FOR ORDER BY" in line for line in plan)

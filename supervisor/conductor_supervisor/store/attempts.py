@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import msgspec
 from msgspec import Struct
-from sqlalchemy import BigInteger, Connection, Text, bindparam, func, insert, select, update
+from sqlalchemy import BigInteger, Connection, Text, bindparam, case, func, insert, select, update
 
 from conductor_protocol.operations import FINISHED, AttemptOutcome, CrashReport, Failure, State
 from conductor_protocol.units import Instant
@@ -54,6 +54,8 @@ class Ending(Struct, frozen=True, kw_only=True):
     """For people: why it was released, stopped or cancelled."""
     expires: Instant | None = None
     """When a finished execution may be removed; None: never."""
+    suspect: bool = False
+    """From now on it is one; nothing but its end takes that away."""
 
 
 def end(connection: Connection, endings: Sequence[Ending]) -> list[Ending]:
@@ -157,6 +159,7 @@ _END = (
         started_at=bindparam("started"),
         finished_at=bindparam("finished"),
         expires_at=bindparam("expires"),
+        suspect=case((bindparam("suspected") == 1, 1), else_=executions.c.suspect),
     )
 )
 _NOTE_ATTEMPT = insert(attempts)
@@ -193,6 +196,7 @@ def _ending(ending: Ending) -> dict[str, object]:
         "started": ending.started,
         "finished": ending.ended if finished else None,
         "expires": ending.expires if finished else None,
+        "suspected": int(ending.suspect),
     }
 
 

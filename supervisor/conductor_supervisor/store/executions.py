@@ -168,7 +168,7 @@ def _due(new: NewExecution, now: Instant) -> Instant:
 def new_row(**values: _Value) -> dict[str, _Value]:
     """Return a whole row of ``executions``: these values, a fresh id, and what every new execution has."""
     row: dict[str, _Value] = dict.fromkeys(executions.c.keys())
-    row.update(id=new_id(), priority=0, attempt=0, claim=0, lost=0)
+    row.update(id=new_id(), priority=0, attempt=0, claim=0, lost=0, suspect=0)
     row.update(values)
     return row
 
@@ -261,6 +261,8 @@ class Wanted(Struct, frozen=True):
     """Executions to claim at most, this time."""
     concurrency: int | None = None
     """Executions that may run at once, over all supervisors."""
+    suspects: bool | None = None
+    """Only executions that are suspects, or only such that are not; None: any."""
 
 
 class Claimed(Struct, frozen=True):
@@ -274,6 +276,8 @@ class Claimed(Struct, frozen=True):
     event: str
     scheduled_for: Instant | None
     payload: bytes
+    suspect: bool = False
+    """It may have brought a shared runner down."""
 
     @property
     def first_claim(self) -> bool:
@@ -298,8 +302,8 @@ def claim(
     ids = [row.id for row in candidates]
     rows = connection.execute(_CLAIM, {"ids": as_list(ids), "by": supervisor, "now": now})
     claimed = {
-        key: Claimed(key, claim, task, attempt, event, scheduled_for, payload.encode())
-        for key, claim, task, attempt, event, scheduled_for, payload in rows
+        key: Claimed(key, claim, task, attempt, event, scheduled_for, payload.encode(), suspect == 1)
+        for key, claim, task, attempt, event, scheduled_for, payload, suspect in rows
     }
     return [claimed[key] for key in ids]
 
@@ -310,6 +314,12 @@ _CANDIDATES = (
     .order_by(executions.c.priority.desc(), executions.c.due_at, executions.c.id)
     .limit(bindparam("most"))
 )
+_CANDIDATES_BY_SUSPICION = {
+    None: _CANDIDATES,
+    False: _CANDIDATES.where(executions.c.suspect == 0),
+    # As literal text: only so does the partial index match it.
+    True: _CANDIDATES.where(text("suspect = 1")),
+}
 _RUNNING_BY_TASK = select(executions.c.task, func.count()).where(is_running).group_by(executions.c.task)
 _TASKS_READY = _tasks_with(_ready)
 _CLAIM = (
@@ -330,18 +340,19 @@ _CLAIM = (
         executions.c.event,
         executions.c.scheduled_for,
         executions.c.payload,
+        executions.c.suspect,
     )
 )
 
 
-def _open_tasks(connection: Connection, wanted: Sequence[Wanted]) -> list[tuple[str, int]]:
+def _open_tasks(connection: Connection, wanted: Sequence[Wanted]) -> list[tuple[Wanted, int]]:
     """Return which of the wanted tasks have ready rows, with how many may be claimed of each."""
     have_work = set(connection.scalars(_TASKS_READY))
     wanted = [want for want in wanted if want.task in have_work]
     running: dict[str, int] = {}
     if any(want.concurrency is not None for want in wanted):
         running = dict(connection.execute(_RUNNING_BY_TASK).all())
-    return [(want.task, _room(want, running.get(want.task, 0))) for want in wanted]
+    return [(want, _room(want, running.get(want.task, 0))) for want in wanted]
 
 
 def _room(want: Wanted, running: int) -> int:
@@ -350,12 +361,14 @@ def _room(want: Wanted, running: int) -> int:
     return min(want.at_most, want.concurrency - running)
 
 
-def _candidates(connection: Connection, tasks: Sequence[tuple[str, int]], count: int) -> list[AnyRow]:
+def _candidates(connection: Connection, tasks: Sequence[tuple[Wanted, int]], count: int) -> list[AnyRow]:
     found = [
         row
-        for task, room in tasks
+        for want, room in tasks
         if room > 0
-        for row in connection.execute(_CANDIDATES, {"task": task, "most": min(room, count)})
+        for row in connection.execute(
+            _CANDIDATES_BY_SUSPICION[want.suspects], {"task": want.task, "most": min(room, count)}
+        )
     ]
     found.sort(key=lambda row: (-row.priority, row.due_at, row.id))
     return found[:count]

@@ -12,6 +12,9 @@ claims it: ``running``, with a ``claim`` number that grows each time. Whatever i
 execution names id and claim; a late voice from an earlier claim matches no row. In the end it is finished
 (``completed``, ``failed``, ``cancelled``), or ``ready`` or ``scheduled`` again, with its steps.
 
+A ``suspect`` was inside a shared runner that died with several in it, so it may have been the guilty one. It
+stays one until it is finished: shared runners run it alone.
+
 Conditions on the state are written as chains of ``=``: SQLite builds a table for each IN of three or more,
 row by row, which doubled the cost of an update.
 
@@ -39,7 +42,7 @@ from sqlalchemy import (
     text,
 )
 
-HEAD = "0001"
+HEAD = "0002_suspects"
 """The newest revision in ``migrations/versions``, known here so that a check needs no Alembic."""
 
 VERSION_TABLE = "conductor_schema"
@@ -88,6 +91,7 @@ executions = Table(
     Column("cancel_requested_at", BigInteger),
     Column("cancel_reason", Text),
     Column("progress", Text),
+    Column("suspect", SmallInteger, nullable=False, server_default=text("0")),
     CheckConstraint(
         "state = 'scheduled' OR state = 'ready' OR state = 'running'"
         " OR state = 'completed' OR state = 'failed' OR state = 'cancelled'",
@@ -121,6 +125,15 @@ Index(
     executions.c.due_at,
     executions.c.id,
     info={WHERE: "state = 'ready'"},
+)
+Index(
+    "conductor_suspects",
+    executions.c.task,
+    executions.c.suspect,  # always 1, but by it SQLite prefers this index
+    executions.c.priority.desc(),
+    executions.c.due_at,
+    executions.c.id,
+    info={WHERE: "state = 'ready' AND suspect = 1"},
 )
 Index(
     "conductor_scheduled",

@@ -10,11 +10,11 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection
 
 
-def upgrade(connection: Connection) -> None:
-    """Run every revision that the database has not seen."""
+def upgrade(connection: Connection, revision: str = "head") -> None:
+    """Run every revision that the database has not seen, up to this one."""
     config = _config()
     config.attributes["connection"] = connection
-    command.upgrade(config, "head")
+    command.upgrade(config, revision)
 
 
 def known_revisions() -> set[str]:
