@@ -66,7 +66,7 @@ def blame(
     :param kill: given if the supervisor ended the runner.
     :param ended: what has last ended in the runner, by its own report.
     """
-    reported = _first_report_of_each(in_hand, outbox)
+    reported = first_report_of_each(in_hand, outbox)
     unreported = [held for held in in_hand if held not in reported]
     reading = _believable(reading, in_hand, ended)
     running = _running(reading, unreported)
@@ -82,7 +82,7 @@ def blame(
     return _with_times(found, reading, now)
 
 
-def _first_report_of_each(in_hand: Sequence[Held], outbox: Sequence[Report]) -> dict[Held, Report]:
+def first_report_of_each(in_hand: Sequence[Held], outbox: Sequence[Report]) -> dict[Held, Report]:
     """Keep what concerns this runner's live claims; whatever else the page holds is old or damaged."""
     reports: dict[Held, Report] = {}
     for report in outbox:
@@ -111,6 +111,15 @@ def _running(reading: Reading | None, unreported: Sequence[Held]) -> Held | None
     # A reading of one that has reported tells that those in hand had not been begun.
     named = (reading.execution, reading.claim)
     return named if named in unreported else None
+
+
+def seen(held: Held, reading: Reading | None, now: float) -> Blame:
+    """Return what is known of one execution that was running, wherever the blame lies.
+
+    :param reading: of this execution; None: unknown.
+    """
+    found = Blame(running=held, guilty=None, reported=[], innocent=[])
+    return found if reading is None else _with_times(found, reading, now)
 
 
 def _with_times(found: Blame, reading: Reading, now: float) -> Blame:
@@ -156,13 +165,14 @@ def sentence(found: Blame, returncode: int, kill: Kill | None = None, *, no_memo
     :param no_memory: whether the kernel has told that it killed somebody for want of memory.
     """
     if kill is not None:
-        return f"was killed: {kill.reason}; {_place(found)}"
+        return f"was killed: {kill.reason}; {place(found)}"
     if no_memory:
-        return f"was killed by the kernel, which was out of memory; {_place(found)}"
-    return f"{exit_in_words(returncode)} {_place(found)}"
+        return f"was killed by the kernel, which was out of memory; {place(found)}"
+    return f"{exit_in_words(returncode)} {place(found)}"
 
 
-def _place(found: Blame) -> str:
+def place(found: Blame) -> str:
+    """Return in words where the execution was that was running."""
     if found.running is None:
         return "between executions"
     if found.attempt_seconds is None:
