@@ -39,6 +39,19 @@ class AskReload(Struct, frozen=True, tag=True):
 Request: TypeAlias = AskStatus | AskStop | AskReload
 
 
+class Beside(Struct, frozen=True, kw_only=True):
+    """One more execution that a shared runner runs."""
+
+    execution: str
+    task: str
+    step: str | None = None
+    seconds: float | None = None
+    step_seconds: float | None = None
+    done: float | None = None
+    total: float | None = None
+    message: str = ""
+
+
 class RunnerStatus(Struct, frozen=True, kw_only=True):
     """One runner, as the roster and its flight recorder tell."""
 
@@ -59,6 +72,8 @@ class RunnerStatus(Struct, frozen=True, kw_only=True):
     step_seconds: float | None = None
     in_hand: int = 0
     """Executions handed to it, the running one included."""
+    beside: list[Beside] = []
+    """What a shared runner runs beside the execution above, which it has had longest."""
     memory: int | None = None
     """Resident bytes."""
     done: float | None = None

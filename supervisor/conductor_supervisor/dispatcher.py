@@ -17,11 +17,19 @@ from msgspec import Struct
 from conductor_protocol import messages as m
 from conductor_protocol.codec import MAX_FRAME, pack_json, unpack_operation
 from conductor_protocol.errors import ProtocolError
-from conductor_protocol.operations import Answer, CancelExecution, Operation, ProgressView, Refused
+from conductor_protocol.operations import (
+    Answer,
+    CancelExecution,
+    CrashReport,
+    Operation,
+    ProgressView,
+    Refused,
+)
 from conductor_protocol.units import MICROSECONDS
 from conductor_supervisor import endings
 from conductor_supervisor.intake import Intake
-from conductor_supervisor.roster import Held, Runner
+from conductor_supervisor.roster import Held, Runner, StopOrder
+from conductor_supervisor.rules.blame import place, seen
 from conductor_supervisor.rules.verdict import verdict
 from conductor_supervisor.settings import Settings
 from conductor_supervisor.store.perform import is_write
@@ -64,6 +72,7 @@ class Dispatcher:
         self._on(m.Finished, self.finished)
         self._on(m.Failed, self.failed)
         self._on(m.Released, self.released)
+        self._on(m.Interrupted, self.interrupted)
         self._on(m.Progress, self._progress)
         self._on(m.Worn, self._worn)
         self._on(m.Heartbeat, self._heartbeat)
@@ -237,6 +246,26 @@ class Dispatcher:
             self._work.end(held, endings.timed_out(held, report, now))
         else:
             self._work.end(held, endings.released(held, report.word, now))
+
+    def interrupted(self, runner: Runner, report: m.Interrupted) -> None:
+        """The handler ended where it was: what becomes of it was decided when that was ordered."""
+        held = self._taken_back(runner, report)
+        if held is None:
+            return
+        if held.interruption is None:
+            order = StopOrder(held, "crashed", "it broke the protocol: it was interrupted by nobody")
+            found = seen((held.id, held.claim), None, 0.0)
+        else:
+            order, found = held.interruption.order, held.interruption.seen
+        crash = CrashReport(
+            cause=f"was told to interrupt it: {order.cause}; {place(found)}",
+            step=found.step,
+            step_seconds=found.step_seconds,
+            attempt_seconds=report.seconds,
+            stacks=report.traceback,
+        )
+        held.task.took(report.seconds)
+        self._work.end(held, endings.by_order(held, order, crash, self._work.clock.now()))
 
     def _taken_back(self, runner: Runner, report: m.Report) -> Held | None:
         held = runner.take_back(report.execution, report.claim)

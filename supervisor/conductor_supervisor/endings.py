@@ -9,10 +9,12 @@ from __future__ import annotations
 import random
 from typing import Literal
 
+from msgspec import structs
+
 from conductor_protocol.messages import Failed, Finished, Released
 from conductor_protocol.operations import AttemptOutcome, CrashReport, Failure, State
 from conductor_protocol.units import MICROSECONDS, Instant
-from conductor_supervisor.roster import Held
+from conductor_supervisor.roster import Held, StopOrder
 from conductor_supervisor.rules.retry import after_failure
 from conductor_supervisor.store.attempts import CRASHED, Ending
 
@@ -71,6 +73,20 @@ def crashed(held: Held, crash: CrashReport, now: Instant) -> Ending:
         failure=Failure(type=CRASHED, message=crash.cause),
         crash=crash,
     )
+
+
+def by_order(held: Held, order: StopOrder, crash: CrashReport, now: Instant) -> Ending:
+    """The supervisor had it interrupted, or its runner stopped."""
+    if order.outcome == "crashed":
+        return crashed(held, crash, now)
+    if order.outcome == "cancelled":
+        return cancelled(held, now, crash)
+    return released(held, order.reason or "stopped", now, "stopped", crash)
+
+
+def suspected(held: Held, crash: CrashReport, now: Instant) -> Ending:
+    """Its shared runner died with several inside: given back uncharged, to be run alone."""
+    return structs.replace(released(held, "suspect", now, "stopped", crash), suspect=True)
 
 
 def cancelled(held: Held, now: Instant, crash: CrashReport | None = None) -> Ending:

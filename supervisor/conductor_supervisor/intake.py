@@ -1,6 +1,6 @@
 """What comes to us: looks at the database, claims, cron firings. Owned by the loop thread.
 
-At most one claim a pool and one look are under way at a time; what they find calls for the next.
+At most one claim a queue and one look are under way at a time; what they find calls for the next.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from conductor_protocol.manifest import CatchUp
 from conductor_protocol.units import MICROSECONDS, Instant
+from conductor_supervisor import placing
 from conductor_supervisor.journal import Journal
 from conductor_supervisor.roster import Held, Pool, Task
-from conductor_supervisor.rules import admission
 from conductor_supervisor.store.attempts import Ending
 from conductor_supervisor.store.executions import Wanted
 from conductor_supervisor.store.schedules import Firing
@@ -61,6 +61,13 @@ class Schedule:
         return Firing(task=self.task, schedule=self.name, at=at, payload=self.payload)
 
 
+class Queue(NamedTuple):
+    """What is claimed at one time: a pool's ordinary work, or its suspects."""
+
+    pool: Pool
+    suspects: bool = False
+
+
 class Intake:
     """Looks, claims, fires and sweeps."""
 
@@ -69,10 +76,10 @@ class Intake:
         self._journal = journal
         self._me = me
         self._schedules = schedules
-        self._pools = _by_pool(work.tasks.values())
-        self._dry: set[Pool] = set()
-        """Pools whose tasks had nothing more to claim."""
-        self._claiming: set[Pool] = set()
+        self._queues = _by_queue(work.tasks.values())
+        self._dry: set[Queue] = set()
+        """Those that had nothing more to claim."""
+        self._claiming: set[Queue] = set()
         self._looking = False
         self._look_wanted = True
         self._next_due: Instant | None = None
@@ -86,7 +93,7 @@ class Intake:
         for one in schedules:
             one.next_at = before.get((one.task, one.name, one.cron.key), one.next_at)
         self._schedules = schedules
-        self._pools = _by_pool(self._work.tasks.values())
+        self._queues = _by_queue(self._work.tasks.values())
         self._open.clear()
         self.stir()
         self.look()
@@ -98,7 +105,7 @@ class Intake:
         if pool is None:
             self._dry.clear()
         else:
-            self._dry.discard(pool)
+            self._dry -= {Queue(pool), Queue(pool, suspects=True)}
 
     def look(self) -> None:
         """Somebody has changed the database: see what is new."""
@@ -114,7 +121,7 @@ class Intake:
     def exhausted(self) -> bool:
         """Tell whether a look and a claim after it have found nothing to do at this moment."""
         return (
-            not (self._look_wanted or self._looking or self._claiming or self._pools.keys() - self._dry)
+            not (self._look_wanted or self._looking or self._claiming or self._queues.keys() - self._dry)
             and self._work.roster.empty_handed()
         )
 
@@ -135,9 +142,9 @@ class Intake:
         self._work.place()
         if self._look_wanted and not self._looking and not self._leaving():
             self._look()
-        for pool in self._pools:
-            if pool not in self._dry and pool not in self._claiming:
-                self._claim(pool, self._work.clock.now())
+        for queue in self._queues:
+            if queue not in self._dry and queue not in self._claiming:
+                self._claim(queue, self._work.clock.now())
 
     def _leaving(self) -> bool:
         """Tell whether nothing we see could concern us: clients who go on must not keep us from ending."""
@@ -183,32 +190,34 @@ class Intake:
 
     # Claiming
 
-    def _claim(self, pool: Pool, now: Instant) -> None:
-        if self._work.draining or any(h.task.pool == pool for h in self._work.roster.waiting):
+    def _claim(self, queue: Queue, now: Instant) -> None:
+        waiting = self._work.roster.waiting
+        if self._work.draining or any(Queue(h.task.pool, h.suspect) == queue for h in waiting):
             return
-        rooms = [left for load in self._work.roster.loads(pool).values() if (left := admission.room(load))]
-        if not rooms:
+        places = placing.places(self._work.roster, queue.pool)
+        if not places.has_room(queue.suspects):
             return
+        only = queue.suspects if queue.pool.isolation == "shared" else None
         wanted = [
-            Wanted(task.spec.name, admission.places(rooms, task.seconds), task.spec.concurrency)
-            for task in self._pools[pool]
+            Wanted(task.spec.name, places.room(task, queue.suspects), task.spec.concurrency, only)
+            for task in self._queues[queue]
             if self._may_start(task, now)
         ]
         if not wanted:
-            self._dry.add(pool)
+            self._dry.add(queue)
             return
         count = max(w.at_most for w in wanted)
-        self._claiming.add(pool)
+        self._claiming.add(queue)
         self._journal.submit(
             Claim(
                 wanted,
                 count,
                 self._me,
-                partial(self._claimed, pool),
-                partial(self._claim_refused, pool),
+                partial(self._claimed, queue),
+                partial(self._claim_refused, queue),
             )
         )
-        self._dry.add(pool)  # until the claim, or anything that stirs the pool meanwhile, says otherwise
+        self._dry.add(queue)  # until the claim, or anything that stirs the pool meanwhile, says otherwise
 
     def _may_start(self, task: Task, now: Instant) -> bool:
         return (
@@ -217,14 +226,14 @@ class Intake:
             and task.windows.is_open(now)
         )
 
-    def _claimed(self, pool: Pool, taken: list[Taken]) -> None:
-        self._claiming.discard(pool)
+    def _claimed(self, queue: Queue, taken: list[Taken]) -> None:
+        self._claiming.discard(queue)
         if taken:
-            self.stir(pool)
+            self._dry.discard(queue)
         self._work.take(taken)
 
-    def _claim_refused(self, pool: Pool, message: str) -> None:
-        self._claiming.discard(pool)
+    def _claim_refused(self, queue: Queue, message: str) -> None:
+        self._claiming.discard(queue)
         self._look_wanted = True
         log.error("a claim failed: %s", message)
 
@@ -263,8 +272,9 @@ class Intake:
         log.error("expired executions could not be removed: %s", message)
 
 
-def _by_pool(tasks: Iterable[Task]) -> dict[Pool, list[Task]]:
-    pools: dict[Pool, list[Task]] = {}
+def _by_queue(tasks: Iterable[Task]) -> dict[Queue, list[Task]]:
+    queues: dict[Queue, list[Task]] = {}
     for task in tasks:
-        pools.setdefault(task.pool, []).append(task)
-    return pools
+        for suspects in (False, True) if task.pool.isolation == "shared" else (False,):
+            queues.setdefault(Queue(task.pool, suspects), []).append(task)
+    return queues

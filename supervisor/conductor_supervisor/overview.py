@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from conductor_supervisor.control import RunnerStatus
+from conductor_supervisor.control import Beside, RunnerStatus
 from conductor_supervisor.roster import Held, Roster, Runner, Slot
 
 
@@ -27,36 +27,50 @@ def _vacant(slot: Slot) -> RunnerStatus:
 
 
 def _taken(slot: Slot, runner: Runner) -> RunnerStatus:
-    held, reading = runner.first(), runner.child.recorder.read()
-    running = reading is not None and held is not None and reading.execution == held.id
-    step = reading.step if running and reading is not None else None
-    now = time.monotonic()
-    progress = held.progress if held is not None else None
+    running = [_running(runner, held) for held in runner.running()]
+    first = running[0] if running else None
     return RunnerStatus(
         number=slot.number,
         pid=runner.child.pid,
         queue=slot.pool.queue,
         isolation=slot.pool.isolation,
-        state=_state(runner, held),
+        state=_state(runner),
         note=runner.stop_order.cause if runner.stop_order is not None else slot.note,
-        execution=held.id if held is not None else None,
-        task=held.task.spec.name if held is not None else None,
-        step=step,
-        seconds=now - reading.started if running and reading is not None else None,
-        step_seconds=now - reading.step_started if step is not None and reading is not None else None,
+        execution=first.execution if first is not None else None,
+        task=first.task if first is not None else None,
+        step=first.step if first is not None else None,
+        seconds=first.seconds if first is not None else None,
+        step_seconds=first.step_seconds if first is not None else None,
         in_hand=len(runner.held),
+        beside=running[1:],
         memory=resident_memory(runner.child.pid),
-        done=progress.done if progress is not None else None,
-        total=progress.total if progress is not None else None,
-        message=progress.message if progress is not None else "",
+        done=first.done if first is not None else None,
+        total=first.total if first is not None else None,
+        message=first.message if first is not None else "",
         restarts=slot.restarts,
     )
 
 
-def _state(runner: Runner, held: Held | None) -> str:
+def _running(runner: Runner, held: Held) -> Beside:
+    """Tell of one execution what the flight recorder knows, and what its handler has said."""
+    reading, progress, now = runner.reading(held), held.progress, time.monotonic()
+    step = reading.step if reading is not None else None
+    return Beside(
+        execution=held.id,
+        task=held.task.spec.name,
+        step=step,
+        seconds=now - reading.started if reading is not None else None,
+        step_seconds=now - reading.step_started if step is not None and reading is not None else None,
+        done=progress.done if progress is not None else None,
+        total=progress.total if progress is not None else None,
+        message=progress.message if progress is not None else "",
+    )
+
+
+def _state(runner: Runner) -> str:
     if runner.phase != "ready":
         return runner.phase
-    return "idle" if held is None else "busy"
+    return "busy" if runner.held else "idle"
 
 
 def resident_memory(pid: int) -> int | None:

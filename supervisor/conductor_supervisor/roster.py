@@ -12,9 +12,12 @@ from typing import Literal, NamedTuple, TypeAlias
 
 from conductor_protocol.manifest import Isolation, TaskSpec
 from conductor_protocol.operations import AttemptOutcome, ProgressView
+from conductor_protocol.recorder import Reading
 from conductor_protocol.units import Instant
 from conductor_supervisor.processes.spawn import Child
 from conductor_supervisor.rules import admission
+from conductor_supervisor.rules.blame import Blame
+from conductor_supervisor.rules.sharing import Hands
 from conductor_supervisor.rules.windows import Windows
 from conductor_supervisor.writes import Taken
 
@@ -69,7 +72,8 @@ class Overdue:
 class StopOrder:
     """Why the supervisor stops a runner, and what becomes of the execution that it stops for."""
 
-    held: Held
+    held: Held | None
+    """None: a shared runner is stopped for what it does as a whole."""
     outcome: AttemptOutcome
     """``crashed`` charges the attempt; ``cancelled`` and ``stopped`` do not."""
     cause: str
@@ -77,6 +81,17 @@ class StopOrder:
     reason: str | None = None
     stacks_asked: bool = False
     """Its stacks are on their way already."""
+
+
+@dataclass(slots=True)
+class Interruption:
+    """A handler of a shared runner was told to end where it is; if it does not, the runner is stopped."""
+
+    order: StopOrder
+    at: float
+    """Monotonic."""
+    seen: Blame
+    """Where the handler was."""
 
 
 @dataclass(slots=True)
@@ -97,6 +112,7 @@ class Held:
     cancel_pushed: float | None = None
     overdue: Overdue | None = None
     window_pushed: bool = False
+    interruption: Interruption | None = None
     step: str | None = None
     step_deadline: float | None = None
     progress: ProgressView | None = None
@@ -111,6 +127,11 @@ class Held:
     def claim(self) -> int:
         """The number of our claim on it."""
         return self.taken.claimed.claim
+
+    @property
+    def suspect(self) -> bool:
+        """Whether it must run alone: see ``rules.suspicion``."""
+        return self.taken.claimed.suspect and self.task.pool.isolation == "shared"
 
 
 @dataclass(slots=True)
@@ -144,9 +165,30 @@ class Runner:
     silence_told: bool = False
     """A silence that goes on has been logged."""
 
+    @property
+    def shared(self) -> bool:
+        """Whether it runs all that is in its hands at once."""
+        return self.slot.pool.isolation == "shared"
+
     def first(self) -> Held | None:
-        """Return the execution that it runs, as far as we know."""
+        """Return the execution that it runs, as far as we know; if shared, the one it has had longest."""
         return next(iter(self.held.values()), None)
+
+    def running(self) -> list[Held]:
+        """Return what it runs, as far as we know."""
+        return list(self.held.values())[: None if self.shared else 1]
+
+    def answerable(self) -> Held | None:
+        """Return the execution that answers for what the runner does; None if it may be any of several."""
+        return None if self.shared and len(self.held) > 1 else self.first()
+
+    def reading(self, held: Held) -> Reading | None:
+        """Return what the flight recorder says of an execution in its hands; None: nothing, or damaged."""
+        recorder = self.child.recorder
+        readings = recorder.read_places() if self.shared else [recorder.read()]
+        return next(
+            (r for r in readings or () if r and (r.execution, r.claim) == (held.id, held.claim)), None
+        )
 
     def is_late(self, now: float) -> bool:
         """Tell whether what it runs has turned out long: nothing should wait behind it."""
@@ -155,11 +197,11 @@ class Runner:
 
     def takes_work(self, now: float) -> bool:
         """Tell whether more may be handed to it."""
-        return self.phase == "ready" and not self.is_late(now) and now - self.heard < SILENT
+        return self.phase == "ready" and now - self.heard < SILENT
 
     def hand(self, held: Held, cost: float) -> None:
         """Note that an execution is handed to it, which is expected to take ``cost`` seconds."""
-        if not self.held:
+        if self.shared or not self.held:
             held.began = time.monotonic()
         held.cost = cost
         self.held[held.id] = held
@@ -201,8 +243,12 @@ class Slot:
 class Roster:
     """All slots, runners and executions in our hands."""
 
-    def __init__(self, pools: Mapping[Pool, int]) -> None:
-        """``pools`` says how many runners each pool has."""
+    def __init__(self, pools: Mapping[Pool, int], at_once: int = 1) -> None:
+        """
+        :param pools: how many runners each pool has.
+        :param at_once: how many executions a shared runner runs at once.
+        """
+        self.at_once = at_once
         self.slots = [
             Slot(number, pool)
             for number, pool in enumerate((pool for pool, count in pools.items() for _ in range(count)), 1)
@@ -237,6 +283,15 @@ class Roster:
         now = time.monotonic()
         return {
             runner.number: runner.load
+            for runner in self.runners.values()
+            if runner.slot.pool == pool and runner.takes_work(now) and not runner.is_late(now)
+        }
+
+    def hands(self, pool: Pool) -> dict[int, Hands]:
+        """Return what each runner of a shared pool that takes work holds, by its number."""
+        now = time.monotonic()
+        return {
+            runner.number: Hands(len(runner.held), any(held.suspect for held in runner.held.values()))
             for runner in self.runners.values()
             if runner.slot.pool == pool and runner.takes_work(now)
         }

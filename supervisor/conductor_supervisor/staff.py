@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from conductor_protocol.messages import Report, Stop
-from conductor_protocol.operations import AttemptOutcome, CrashReport
+from conductor_protocol.operations import CrashReport
 from conductor_protocol.units import in_words
 from conductor_supervisor import endings
 from conductor_supervisor.processes.leftovers import Leftovers
@@ -23,6 +23,7 @@ from conductor_supervisor.processes.spawn import Child, Exit
 from conductor_supervisor.roster import Held, Runner, Slot, StopOrder
 from conductor_supervisor.router import Router
 from conductor_supervisor.rules.blame import Blame, Kill, blame, exit_in_words, sentence, signal_name
+from conductor_supervisor.rules.suspicion import Suspicion, seen_in, sentence_on_one_of, suspicion
 from conductor_supervisor.settings import Settings
 from conductor_supervisor.work import Work
 
@@ -84,6 +85,8 @@ class Staff:
         try:
             child = Child(
                 number,
+                isolation=slot.pool.isolation,
+                at_once=self._roster.at_once,
                 app=self._app,
                 paths=self._paths,
                 endpoint=self._router.endpoint,
@@ -125,11 +128,10 @@ class Staff:
         runner = self._roster.runners.get(number)
         if runner is None or runner.stop_order is not None:
             return
-        first = runner.first()
-        if first is None:
+        if not runner.held:
             self.kill(runner)
         else:
-            self.stop(runner, StopOrder(first, "crashed", f"it broke the protocol: {what}"))
+            self.stop(runner, StopOrder(runner.answerable(), "crashed", f"it broke the protocol: {what}"))
 
     # Stopping
 
@@ -138,7 +140,8 @@ class Staff:
 
         :param at_once: kill it, for every moment that it lives does harm.
         """
-        log.warning("execution %s: its runner is stopped: %s", order.held.id, order.cause)
+        whose = f"execution {order.held.id}: its" if order.held is not None else "shared"
+        log.warning("%s runner %d is stopped: %s", whose, runner.slot.number, order.cause)
         runner.stop_order = order
         runner.phase = "stopping"
         self._work.recall(runner)
@@ -239,7 +242,7 @@ class Staff:
         for runner in self._roster.runners.values():
             first = runner.first()
             if first is not None and runner.stop_order is None:
-                runner.stop_order = StopOrder(first, "stopped", cause, reason)
+                runner.stop_order = StopOrder(None if runner.shared else first, "stopped", cause, reason)
             self.kill(runner)
 
     # Reaping
@@ -305,13 +308,16 @@ class Staff:
 
     def _settle(self, runner: Runner, ended: Exit) -> None:
         """Give every execution in a dead runner's hands what is due to it."""
+        if runner.shared:
+            self._settle_shared(runner, ended)
+            return
         in_hand = {(held.id, held.claim): held for held in runner.held.values()}
         found, kill = self._blame(runner, list(in_hand))
         for report in found.reported:
             self._reported(runner, report)
         if found.running is not None:
             held = in_hand[found.running]
-            crash = self._crash_report(found, kill, ended, runner)
+            crash = self._crash_report(found, self._sentence(found, ended, kill), ended, runner)
             log.warning("execution %s of %s: its runner %s", held.id, held.task.spec.name, crash.cause)
             runner.take_back(*found.running)
             self._end(held, runner.stop_order if kill is not None else None, crash)
@@ -319,26 +325,60 @@ class Staff:
             runner.take_back(held.id, held.claim)
             self._work.give_back(held)
 
+    def _settle_shared(self, runner: Runner, ended: Exit) -> None:
+        in_hand = {(held.id, held.claim): held for held in runner.held.values()}
+        order, recorder = runner.stop_order, runner.child.recorder
+        readings, now = recorder.read_places(), time.monotonic()
+        found = suspicion(
+            readings=readings,
+            in_hand=list(in_hand),
+            outbox=recorder.outbox(),
+            kill=_kill(order, order.held) if order is not None else None,
+            named=(order.held.id, order.held.claim) if order is not None and order.held is not None else None,
+        )
+        for report in found.reported:
+            self._reported(runner, report)
+        _log_death(runner, ended, found)
+        for key in found.inside:
+            held = in_hand[key]
+            kill = _kill(order, held) if order is not None else None
+            seen = seen_in(readings, key, now)
+            runner.take_back(*key)
+            if key in found.suspects:
+                cause = sentence_on_one_of(len(found.inside), seen, ended.returncode, kill)
+                crash = self._crash_report(seen, cause, ended, runner)
+                self._work.end(held, endings.suspected(held, crash, self._work.clock.now()))
+            else:
+                cause = self._sentence(seen, ended, kill)
+                self._end(held, order, self._crash_report(seen, cause, ended, runner))
+        for held in list(runner.held.values()):
+            runner.take_back(held.id, held.claim)
+            self._work.give_back(held)
+
     def _blame(self, runner: Runner, in_hand: list[tuple[str, int]]) -> tuple[Blame, Kill | None]:
         """Find who was running; a stop for one that has ended since is not held against the next."""
         order = runner.stop_order
-        kill = Kill(order.cause, charged=order.outcome == "crashed") if order is not None else None
+        kill = _kill(order, order.held) if order is not None else None
         reading, outbox = runner.child.recorder.read(), runner.child.recorder.outbox()
         now = time.monotonic()
         found = blame(reading=reading, in_hand=in_hand, outbox=outbox, now=now, kill=kill, ended=runner.ended)
-        if order is not None and found.running not in (None, (order.held.id, order.held.claim)):
-            kill = Kill(f"for another execution's sake ({order.cause})", charged=False)
+        whom = order.held if order is not None else None
+        if order is not None and whom is not None and found.running not in (None, (whom.id, whom.claim)):
+            kill = _kill(order, None)
             found = blame(
                 reading=reading, in_hand=in_hand, outbox=outbox, now=now, kill=kill, ended=runner.ended
             )
         return found, kill
 
-    def _crash_report(self, found: Blame, kill: Kill | None, ended: Exit, runner: Runner) -> CrashReport:
+    def _sentence(self, found: Blame, ended: Exit, kill: Kill | None) -> str:
+        no_memory = ended.returncode == -signal.SIGKILL and self._out_of_memory.happened()
+        return sentence(found, ended.returncode, kill, no_memory=no_memory)
+
+    def _crash_report(self, found: Blame, cause: str, ended: Exit, runner: Runner) -> CrashReport:
         stderr, stacks = split_stacks(runner.child.stderr.tail())
         signal_said = signal_name(ended.returncode)
-        no_memory = ended.returncode == -signal.SIGKILL and self._out_of_memory.happened()
         return CrashReport(
-            cause=sentence(found, ended.returncode, kill, no_memory=no_memory),
+            cause=cause,
             signal=signal_said,
             exit_code=None if signal_said else ended.returncode,
             step=found.step,
@@ -353,17 +393,34 @@ class Staff:
 
     def _end(self, held: Held, order: StopOrder | None, crash: CrashReport) -> None:
         now = self._work.clock.now()
-        outcome: AttemptOutcome = "crashed"
-        if order is not None:
-            outcome = order.outcome if order.held is held else "stopped"
-        if outcome == "crashed":
+        if order is None:
+            order = StopOrder(held, "crashed", crash.cause)
+        elif order.held is not None and order.held is not held:
+            order = StopOrder(held, "stopped", order.cause, order.reason)
+        if order.outcome == "crashed":
             held.task.took(crash.attempt_seconds or 0.0)
-            self._work.end(held, endings.crashed(held, crash, now))
-        elif outcome == "cancelled":
-            self._work.end(held, endings.cancelled(held, now, crash))
-        else:
-            reason = (order.reason if order is not None else None) or "stopped"
-            self._work.end(held, endings.released(held, reason, now, "stopped", crash))
+        self._work.end(held, endings.by_order(held, order, crash, now))
+
+
+def _kill(order: StopOrder, held: Held | None) -> Kill:
+    """Return what a stop means for one of the executions that were inside."""
+    if order.held is held or order.held is None:
+        return Kill(order.cause, charged=order.outcome == "crashed")
+    return Kill(f"for another execution's sake ({order.cause})", charged=False)
+
+
+def _log_death(runner: Runner, ended: Exit, found: Suspicion) -> None:
+    """One line, however many were inside."""
+    if not found.inside:
+        return
+    what = f"{exit_in_words(ended.returncode)} with {len(found.inside)} executions in it"
+    if runner.stop_order is not None:
+        what += f", stopped: {runner.stop_order.cause}"
+    if found.suspects:
+        what += "; as any of them may have done it, each runs alone from now on"
+    elif found.culprit is not None:
+        what += f"; it was execution {found.culprit[0]}"
+    log.warning("shared runner %d %s", runner.slot.number, what)
 
 
 def _last_lines(text: str) -> str:

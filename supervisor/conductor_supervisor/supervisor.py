@@ -184,7 +184,7 @@ class Supervisor:
         me = str(uuid_utils.uuid7())
         self._router = Router(folder)
         self._poke = PokeSocket(folder)
-        self._roster = Roster(_pools(settings, known.values()))
+        self._roster = Roster(_pools(settings, known.values()), settings.slots)
         self._journal = Journal(database, clock, changed=self._changed)
         self._work = Work(known, self._roster, self._router, self._journal, clock, ended=self._ended)
         self._intake = Intake(self._work, self._journal, me, cron)

@@ -64,7 +64,7 @@ class Watch:
         if runner.phase == "starting":
             if silent > self._settings.import_timeout:
                 self._staff.kill(runner)
-        elif silent > UNUSED_SILENCE and (first is None or not _has_begun(runner, first)):
+        elif silent > UNUSED_SILENCE and not _has_begun(runner):
             log.warning("runner %d %s and runs nothing: it is killed", runner.slot.number, _silence(runner))
             self._staff.kill(runner)
         elif first is not None:
@@ -72,13 +72,29 @@ class Watch:
 
     def _look_at_work(self, runner: Runner, first: Held, now: float) -> None:
         self._notice_silence(runner, first, now - runner.heard)
-        order = self._order_for(runner, first, now)
-        if order is not None:
-            self._staff.stop(runner, order)
-        elif (too_much := self._memory_over_limit(runner, first, now)) is not None:
+        if (silent := self._order_for_silence(runner, now)) is not None:
+            self._staff.stop(runner, silent)
+        elif (too_much := self._order_for_memory(runner, now)) is not None:
             self._staff.stop(runner, too_much, at_once=True)
+        elif runner.shared:
+            self._look_at_each(runner, now)
+        elif (order := self._order_for(runner, first, now)) is not None:
+            self._staff.stop(runner, order)
         else:
             self._see_to_those_in_hand(runner, first)
+
+    def _look_at_each(self, runner: Runner, now: float) -> None:
+        """Enforce the limits of each execution of a shared runner, if it can be without harm to others."""
+        moment = self._work.clock.now()
+        for held in list(runner.held.values()):
+            if held.interruption is not None:
+                if now - held.interruption.at > self._settings.stop_grace:
+                    self._staff.stop(runner, held.interruption.order)
+                    return
+            elif (order := self._order_for(runner, held, now)) is not None:
+                self._work.interrupt(runner, held, order)
+            elif not held.task.windows.is_open(moment):
+                self._work.push_window(runner, held)
 
     def _see_to_those_in_hand(self, runner: Runner, first: Held) -> None:
         """Tell the first if its window has closed; recall the others if they should not wait or not begin."""
@@ -90,11 +106,10 @@ class Watch:
             self._work.recall(runner)
 
     def _order_for(self, runner: Runner, held: Held, now: float) -> StopOrder | None:
-        """Return why a runner must be stopped for the execution that it runs, if it must."""
+        """Return why an execution must be ended from outside, if it must."""
         return (
             self._order_for_time(runner, held, now)
             or self._order_for_cancellation(held, now)
-            or self._order_for_silence(runner, held, now)
             or self._order_for_window(held)
         )
 
@@ -138,11 +153,17 @@ class Watch:
 
     # Silence
 
-    def _order_for_silence(self, runner: Runner, held: Held, now: float) -> StopOrder | None:
-        limit = held.task.spec.hang_after
-        if limit is None or now - max(runner.heard, held.began or 0.0) <= limit:
+    def _order_for_silence(self, runner: Runner, now: float) -> StopOrder | None:
+        """Return an order if one of those that it runs may be silent no longer."""
+        limits = [
+            limit
+            for held in runner.running()
+            if (limit := held.task.spec.hang_after) is not None
+            and now - max(runner.heard, held.began or 0.0) > limit
+        ]
+        if not limits:
             return None
-        return StopOrder(held, "crashed", f"it {_silence(runner, limit)}")
+        return StopOrder(runner.answerable(), "crashed", f"it {_silence(runner, min(limits))}")
 
     def _notice_silence(self, runner: Runner, held: Held, silent: float) -> None:
         """Name a runner that is not heard any more once, and have its stacks printed."""
@@ -162,32 +183,35 @@ class Watch:
 
     # Memory
 
-    def _memory_over_limit(self, runner: Runner, held: Held, now: float) -> StopOrder | None:
-        limit = held.task.spec.memory
-        if limit is None or now - runner.memory_seen < MEMORY_INTERVAL or not _has_begun(runner, held):
+    def _order_for_memory(self, runner: Runner, now: float) -> StopOrder | None:
+        """Return an order if the runner has more than one of those that it runs may have."""
+        limits = [limit for held in runner.running() if (limit := held.task.spec.memory) is not None]
+        if not limits or now - runner.memory_seen < MEMORY_INTERVAL:
             return None
         runner.memory_seen = now
-        used = memory.resident_with_children(runner.child.pid)
-        if used <= limit:
+        used, limit = memory.resident_with_children(runner.child.pid), min(limits)
+        if used <= limit or not _has_begun(runner):
             return None
         cause = f"over its memory of {size_in_words(limit)}, with {size_in_words(used)} resident"
-        return StopOrder(held, "crashed", cause)
+        return StopOrder(runner.answerable(), "crashed", cause)
 
 
 def _may_begin(held: Held, moment: Instant) -> bool:
     return held.cancelled is None and held.task.windows.is_open(moment)
 
 
-def _has_begun(runner: Runner, held: Held) -> bool:
-    """Ask the flight recorder whether the handler has been called; what cannot be read may run."""
-    reading = runner.child.recorder.read()
-    return reading is None or (reading.execution == held.id and reading.claim == held.claim)
+def _has_begun(runner: Runner) -> bool:
+    """Ask the flight recorder whether the first handler in hand has been called; what is damaged may run."""
+    first = runner.first()
+    if first is None or runner.shared:  # a shared one begins all that it gets
+        return first is not None
+    return runner.reading(first) is not None or runner.child.recorder.read() is None
 
 
 def _is_in_step(runner: Runner, held: Held) -> bool:
     """Ask the flight recorder: a step that raised is over, though nobody has told us."""
-    reading = runner.child.recorder.read()
-    in_step = reading is None or (reading.execution == held.id and reading.step == held.step)
+    reading = runner.reading(held)
+    in_step = reading is None or reading.step == held.step
     if not in_step:
         held.step_deadline = None
     return in_step

@@ -13,14 +13,22 @@ from functools import partial
 
 import msgspec
 
-from conductor_protocol.messages import Assign, Assignment, Cancel, Recall, ShutdownIntent, WindowClosed
+from conductor_protocol.messages import (
+    Assign,
+    Assignment,
+    Cancel,
+    Interrupt,
+    Recall,
+    ShutdownIntent,
+    WindowClosed,
+)
 from conductor_protocol.operations import Failure
-from conductor_supervisor import endings
+from conductor_supervisor import endings, placing
 from conductor_supervisor.clock import Clock
 from conductor_supervisor.journal import Journal
-from conductor_supervisor.roster import Held, Roster, Runner, Task
+from conductor_supervisor.roster import Held, Interruption, Roster, Runner, StopOrder, Task
 from conductor_supervisor.router import Router
-from conductor_supervisor.rules import admission
+from conductor_supervisor.rules.blame import seen
 from conductor_supervisor.store.attempts import Ending
 from conductor_supervisor.writes import EndAttempt, Taken
 
@@ -91,18 +99,18 @@ class Work:
             return
         now = self.clock.now()
         parcels: dict[int, list[Assignment]] = defaultdict(list)
-        loads = {pool: self.roster.loads(pool) for pool in {held.task.pool for held in self.roster.waiting}}
+        pools = {held.task.pool for held in self.roster.waiting}
+        places = {pool: placing.places(self.roster, pool) for pool in pools}
         left: list[Held] = []
         for held in self.roster.waiting:
             if self.draining or held.cancelled is not None or not held.task.windows.is_open(now):
                 self.end(held, endings.unbegun(held, now))
             else:
-                cost = admission.expected(held.task.seconds)
-                number = admission.choose(loads[held.task.pool], cost)
-                if number is None:
+                place = places[held.task.pool].take(held)
+                if place is None:
                     left.append(held)
                 else:
-                    loads[held.task.pool][number] += cost
+                    number, cost = place
                     self.roster.runners[number].hand(held, cost)
                     parcels[number].append(_assignment(held))
         self.roster.waiting = left
@@ -112,14 +120,15 @@ class Work:
 
     def recall(self, runner: Runner) -> None:
         """Ask for what a runner has not begun, unless that is under way."""
-        if len(runner.held) > 1 and not runner.recalled:
+        if len(runner.held) > 1 and not runner.recalled and not runner.shared:
             runner.recalled = True
             self.router.send(runner.number, "control", Recall())
 
     def give_back(self, held: Held) -> None:
         """Let an execution that has not begun go to another runner, or back to the store."""
         held.began = held.step = held.step_deadline = None
-        held.cancel_pushed, held.window_pushed, held.overdue = None, False, None
+        held.cancel_pushed, held.window_pushed = None, False
+        held.overdue = held.interruption = None
         self._await_runner(held)
 
     # What is pushed to handlers, so that ``ctx.should_stop`` tells before they ask
@@ -138,6 +147,13 @@ class Work:
         if not held.window_pushed:
             held.window_pushed = True
             self.router.send(runner.number, "control", WindowClosed(held.id, held.claim))
+
+    def interrupt(self, runner: Runner, held: Held, order: StopOrder) -> None:
+        """Have one handler of a shared runner end where it is."""
+        log.warning("execution %s: it is interrupted: %s", held.id, order.cause)
+        now = time.monotonic()
+        held.interruption = Interruption(order, now, seen((held.id, held.claim), runner.reading(held), now))
+        self.router.send(runner.number, "control", Interrupt(held.id, held.claim))
 
     def cancel(self, execution: str, claim: int, reason: str | None) -> None:
         """Cancel an execution in our hands: at once if it waits, else at its next ask."""

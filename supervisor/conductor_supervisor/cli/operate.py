@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, get_args
 
@@ -26,6 +26,8 @@ DEFAULT_QUEUE = "default"
 
 PATIENCE = 10.0
 """Seconds beyond the time that the app may take to import in which the supervisor must answer."""
+BESIDE_SHOWN = 10
+"""Executions of a shared runner that ``status`` shows below the first."""
 
 
 # status
@@ -128,8 +130,26 @@ def _show_supervisor(view: StatusView, now: datetime) -> None:
     render.say()
     render.table(
         ["RUNNER", "PID", "QUEUE", "STATE", "TASK", "EXECUTION", "STEP", "FOR", "MEMORY", "PROGRESS"],
-        [_runner_row(runner) for runner in supervisor.runners],
+        [row for runner in supervisor.runners for row in _runner_rows(runner)],
     )
+
+
+def _runner_rows(runner: control.RunnerStatus) -> Iterator[Sequence[str]]:
+    """One row for each runner; below a shared one, one for each execution beside the first."""
+    yield _runner_row(runner)
+    for one in runner.beside[:BESIDE_SHOWN]:
+        yield ["", "", "", "", *_execution_cells(one), "", render.progress(one.done, one.total, one.message)]
+    if (hidden := len(runner.beside) - BESIDE_SHOWN) > 0:
+        yield ["", "", "", "", f"and {hidden} more; --json", "", "", "", "", ""]
+
+
+def _execution_cells(one: control.RunnerStatus | control.Beside) -> Sequence[str]:
+    return [
+        one.task or "",
+        render.short_id(one.execution) if one.execution else "",
+        one.step or "",
+        "" if one.seconds is None else in_words(one.seconds),
+    ]
 
 
 def _runner_row(runner: control.RunnerStatus) -> Sequence[str]:
@@ -138,10 +158,7 @@ def _runner_row(runner: control.RunnerStatus) -> Sequence[str]:
         "" if runner.pid is None else str(runner.pid),
         runner.queue,
         runner.state,
-        runner.task or "",
-        render.short_id(runner.execution) if runner.execution else "",
-        runner.step or "",
-        "" if runner.seconds is None else in_words(runner.seconds),
+        *_execution_cells(runner),
         "" if runner.memory is None else size_in_words(runner.memory),
         render.progress(runner.done, runner.total, runner.message) or runner.note,
     ]

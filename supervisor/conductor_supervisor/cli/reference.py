@@ -24,7 +24,7 @@ from conductor_supervisor.cli.declared import ScheduleView, TaskView
 from conductor_supervisor.cli.doctor import Finding, Health
 from conductor_supervisor.cli.operate import Paused, StatusView, SupervisorView
 from conductor_supervisor.cli.waiting import Waiting
-from conductor_supervisor.control import RunnerStatus
+from conductor_supervisor.control import Beside, RunnerStatus
 from conductor_supervisor.settings import QUEUE, SETTINGS, TASK
 from conductor_supervisor.store.tasks import Kind
 
@@ -107,7 +107,7 @@ JSON_OUTPUT: tuple[tuple[str, tuple[type[Struct], ...]], ...] = (
         "`list --json` is an array of executions, without attempts and steps; `show ID --json` is one, whole",
         (ExecutionView, AttemptView, CrashReport, Failure, StepView, ProgressView),
     ),
-    ("`status --json`", (StatusView, SupervisorView, RunnerStatus, Paused, Waiting)),
+    ("`status --json`", (StatusView, SupervisorView, RunnerStatus, Beside, Paused, Waiting)),
     ("`tasks --json` is an array", (TaskView, WindowSpec)),
     ("`schedules --json` is an array", (ScheduleView,)),
     ("`doctor --json` is an array", (Finding,)),

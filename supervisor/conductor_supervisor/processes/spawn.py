@@ -21,6 +21,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from conductor_protocol.birth import BIRTH_FD, STACKS_SIGNAL, Birth, write_birth
+from conductor_protocol.manifest import Isolation
 from conductor_protocol.recorder import Recorder, RecorderReader
 from conductor_supervisor.processes.leftovers import MARK, mark
 from conductor_supervisor.processes.output import Output
@@ -46,22 +47,27 @@ class Child:
         self,
         number: int,
         *,
+        isolation: Isolation = "runner",
+        at_once: int = 1,
         app: str,
         paths: Sequence[str],
         endpoint: str,
         folder: Path,
         pass_on: Callable[[str, str], None],
     ) -> None:
-        """Start a runner. ``pass_on`` gets each line it prints, with ``"stdout"`` or ``"stderr"``.
+        """Start a runner.
 
+        :param at_once: how many executions it runs at once, if it is shared.
+        :param pass_on: gets each line it prints, with ``"stdout"`` or ``"stderr"``.
         :raises OSError: if the system does not give a process.
         """
         self.secret = secrets.token_bytes(32)
         self.mark = mark(folder, number)
         """In the environment of all that it starts."""
         self._recorder_file = folder / f"runner-{number}"
-        Recorder.create(self._recorder_file)
-        self.recorder = RecorderReader(self._recorder_file)
+        places = at_once if isolation == "shared" else 0
+        Recorder.create(self._recorder_file, places)
+        self.recorder = RecorderReader(self._recorder_file, places)
         birth_read, self._lifeline = os.pipe()
         out_read, out_write = os.pipe()
         err_read, err_write = os.pipe()
@@ -96,6 +102,8 @@ class Child:
                     recorder=str(self._recorder_file),
                     app=app,
                     paths=list(paths),
+                    isolation=isolation,
+                    at_once=at_once,
                 ),
             )
 
