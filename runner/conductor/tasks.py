@@ -88,8 +88,8 @@ class TaskOptions(TypedDict, total=False):
     """How long the runner may give no sign of life, because C code holds the interpreter or the process is
     stopped; then it is killed. Default: no limit."""
     isolation: Isolation
-    """``"runner"``: alone in a warm process. ``"shared"``: an async handler beside others in one process.
-    Default: ``"runner"``."""
+    """``"runner"``: alone in a process that runs one execution after another; ``"fresh"``: in a new process
+    for each attempt; ``"shared"``: an async handler beside others in one process. Default: ``"runner"``."""
     keep_completed: Duration | bool
     """How long completed executions are kept; False: for ever; True or 0: not at all. Default: 7 days."""
     keep_failed: Duration | bool

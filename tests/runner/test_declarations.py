@@ -51,6 +51,8 @@ def test_a_bare_task_has_the_defaults() -> None:
         ({"queue": "media"}, {"queue": "media"}),
         ({"concurrency": 3, "max_attempts": 1}, {"concurrency": 3, "max_attempts": 1}),
         ({"timeout": "10m"}, {"timeout": 600.0}),
+        ({"isolation": "fresh"}, {"isolation": "fresh"}),
+        ({"isolation": "runner"}, {}),
         ({"timeout": timedelta(seconds=5)}, {"timeout": 5.0}),
         ({"keep_completed": False, "keep_failed": True}, {"keep_completed": None, "keep_failed": 0.0}),
         ({"keep_completed": 0, "keep_failed": "1d"}, {"keep_completed": 0.0, "keep_failed": 86400.0}),
@@ -237,6 +239,12 @@ def test_two_tasks_of_one_name_are_both_named() -> None:
     with pytest.raises(UsageError, match=r"handler, .*handler, ") as caught:
         app.task(name="same")(handler)
     assert "two tasks are named same" in str(caught.value)
+
+
+def test_a_way_of_isolation_that_there_is_not_is_refused_with_those_that_there_are() -> None:
+    """All of them."""
+    with pytest.raises(UsageError, match='isolation: expected one of "runner", "fresh", "shared", got None'):
+        declared(isolation=None)  # type: ignore[typeddict-item]
 
 
 def test_a_lifespan_is_a_generator_without_parameters_and_the_only_one() -> None:
