@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hmac
 import logging
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,6 +26,9 @@ RUNNERS = "runners"
 
 MOST_PARCELS = 500
 """How many parcels are taken in one turn of the loop, so that asks are answered soon."""
+
+MOST_GONE = 64
+"""Channels of dead runners that are remembered."""
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +62,8 @@ class Router:
         self._to_send: list[Peer] = []
         self.offenders: dict[int, str] = {}
         """Runners that have said what the protocol does not allow, with what it was."""
+        self._gone: deque[bytes] = deque(maxlen=MOST_GONE)
+        """Identities of runners that have been forgotten: what they said last may arrive after their end."""
         self.dropped: Counter[str] = Counter()
         """Parcels and messages that were dropped, by reason."""
 
@@ -81,6 +86,7 @@ class Router:
             peer = self._by_channel.pop((runner, channel), None)
             if peer is not None:
                 del self._by_identity[peer.identity]
+                self._gone.append(peer.identity)
                 peer.outgoing.clear()
 
     def receive(self) -> Iterator[tuple[int, Channel, FromRunner]]:
@@ -111,6 +117,9 @@ class Router:
 
     def _introduce(self, identity: bytes, message: FromRunner) -> Peer | None:
         """Let in a peer that says Hello with the right secret."""
+        if identity in self._gone:
+            self.dropped["late"] += 1
+            return None
         if not isinstance(message, Hello):
             self._drop("unknown peer", f"{type(message).__name__} came from a peer that never said Hello")
             return None
