@@ -18,6 +18,10 @@ from conductor_protocol.manifest import Isolation
 BIRTH_FD = "CONDUCTOR_BIRTH_FD"
 """Environment variable that names the inherited descriptor; the child removes it before user code runs."""
 
+MARK = "CONDUCTOR_RUNNER"
+"""Environment variable of a runner and of all that it starts: the runtime folder of its supervisor, and its
+number."""
+
 STACKS_SIGNAL: int = signal.SIGRTMIN + 9 if hasattr(signal, "SIGRTMIN") else signal.SIGUSR2
 """A runner that gets this signal writes the Python stacks of all its threads to stderr, whatever it does."""
 
@@ -27,6 +31,8 @@ class Birth(Struct, frozen=True):
 
     runner: int
     secret: bytes
+    mark: str
+    """What :data:`MARK` is in its environment."""
     endpoint: str
     """Where the supervisor listens, such as ``ipc:///run/user/1000/conductor/1f/runners``."""
     recorder: str

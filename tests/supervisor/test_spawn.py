@@ -168,10 +168,10 @@ def test_the_lifeline_ends_when_we_let_go(start: Start) -> None:
         """
     )
     assert said(child) == "waiting"
-    os.close(child._lifeline)
+    os.close(child._ends.lifeline)
     assert said(child) == "alone"
     assert death(child).returncode == 0
-    child._lifeline = os.open(os.devnull, os.O_RDONLY)  # for ``close``
+    child._ends.lifeline = os.open(os.devnull, os.O_RDONLY)  # for ``close``
 
 
 def test_a_signal_to_nobody_is_no_error(start: Start) -> None:

@@ -3,6 +3,7 @@
 The arguments say what for::
 
     run                          be a runner
+    template                     import the app, and fork runners that run one execution each
     describe APP [PATH...]       answer what the app declares
     check APP TASK [PATH...]     answer whether the payload on stdin is what the task expects
 """
@@ -19,6 +20,10 @@ def main(arguments: list[str]) -> int:
             from conductor.child.process import run
 
             return run()
+        case ["template"]:
+            from conductor.child import template
+
+            return template.run()
         case ["describe", app, *paths]:
             from conductor.child.describe import describe
 

@@ -17,6 +17,9 @@ from types import FrameType
 
 from conductor_protocol.units import in_words
 
+COUNTDOWN = "conductor-ending"
+"""Name of the thread that ends the process when its time is over."""
+
 _PYTHONS_OWN = Path(threading.__file__).parent
 
 
@@ -34,7 +37,7 @@ def end_within(seconds: float) -> Iterator[None]:
 def _count_down(seconds: float, status: int) -> None:
     timer = threading.Timer(seconds, _end_now, (seconds, status))
     timer.daemon = True
-    timer.name = "conductor-ending"
+    timer.name = COUNTDOWN
     timer.start()
 
 

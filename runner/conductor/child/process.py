@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import faulthandler
 import inspect
@@ -11,6 +12,7 @@ import os
 import select
 import signal
 import sys
+import threading
 from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -18,12 +20,12 @@ from typing import TYPE_CHECKING, BinaryIO
 from conductor.app import Conductor
 from conductor.child.connection import Connection
 from conductor.child.control import end_at_once
-from conductor.child.ending import end_within
+from conductor.child.ending import COUNTDOWN, end_within
 from conductor.child.lifespan import shared
 from conductor.child.loading import load
 from conductor.child.session import Session, flush_output
 from conductor.client import enter_runner
-from conductor_protocol.birth import BIRTH_FD, STACKS_SIGNAL, Birth, read_birth
+from conductor_protocol.birth import BIRTH_FD, MARK, STACKS_SIGNAL, Birth, read_birth
 from conductor_protocol.errors import UsageError
 from conductor_protocol.recorder import Recorder
 
@@ -34,20 +36,45 @@ if TYPE_CHECKING:
 PR_SET_PDEATHSIG = 1
 """prctl(2)."""
 
+C = ctypes.CDLL(None)
+"""The C library."""
+
 
 def run() -> int:
     """Be a runner until the supervisor says stop; return the exit status."""
+    lifeline, birth = born()
+    app = imported(birth)
+    if app is None:
+        return 2
+    serve(app, birth, lifeline)
+    flush_output()
+    return 0
+
+
+def born() -> tuple[BinaryIO, Birth]:
+    """Begin as a child of the supervisor: return the lifeline, and what it has told us."""
     lifeline = _inherited_lifeline()
     _prepare_signals()
     _prepare_output()
     birth = read_birth(lifeline)
-    _die_with_the_supervisor(lifeline)
+    die_with_the_supervisor(lifeline)
+    os.environ[MARK] = birth.mark  # a forked runner has that of its template
+    return lifeline, birth
+
+
+def imported(birth: Birth) -> Conductor | None:
+    """Return the app; None, with a word on stderr, if it is named wrongly."""
     try:
         app = load(birth.app, birth.paths)
     except UsageError as error:
         sys.stderr.write(f"{error}\n")
-        return 2
+        return None
     _prepare_logging()
+    return app
+
+
+def serve(app: Conductor, birth: Birth, lifeline: BinaryIO) -> None:
+    """Run what the supervisor assigns, until it says stop."""
     recorder = Recorder(Path(birth.recorder), birth.at_once if birth.isolation == "shared" else 0)
     with _event_loop(app) as loop, Connection(birth, lifeline.fileno(), recorder) as connection:
         enter_runner(app.database_url(), connection.data)
@@ -55,8 +82,6 @@ def run() -> int:
             connection.open()
             with end_within(connection.data.terms.end_grace):
                 _session(birth, app, connection, recorder, loop).run(state)
-    flush_output()
-    return 0
 
 
 def _session(
@@ -84,13 +109,32 @@ def _inherited_lifeline() -> BinaryIO:
     return os.fdopen(descriptor, "rb")
 
 
-def _die_with_the_supervisor(lifeline: BinaryIO) -> None:
+def die_with_the_supervisor(lifeline: BinaryIO) -> None:
     """Have the kernel end us when the supervisor ends, where it can; the lifeline tells us anyway."""
     if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        C.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     # The supervisor may have died before the kernel was told.
     if select.select([lifeline], [], [], 0)[0]:
         end_at_once()
+
+
+def end_quickly() -> None:
+    """End this process without taking the interpreter apart, as ``multiprocessing`` ends its children.
+
+    That would take longer than all else that a fresh runner does. If user code has left threads, the
+    interpreter ends them; the countdown to the end of all goes on meanwhile.
+    """
+    if any(thread.name != COUNTDOWN for thread in threading.enumerate()[1:]):
+        return
+    atexit._run_exitfuncs()  # noqa: SLF001  # what the interpreter calls; there is no other way to it
+    flush_all()
+    os._exit(0)
+
+
+def flush_all() -> None:
+    """Let everything out that was written, by Python or by C code, and may wait in a buffer."""
+    flush_output()
+    C.fflush(None)
 
 
 # Surroundings of user code

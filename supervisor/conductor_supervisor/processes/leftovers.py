@@ -18,10 +18,8 @@ from pathlib import Path
 
 import psutil
 
+from conductor_protocol.birth import MARK
 from conductor_supervisor.processes.memory import children, family
-
-MARK = "CONDUCTOR_RUNNER"
-"""Environment variable of a runner: the runtime folder of its supervisor, and its number."""
 
 PR_SET_CHILD_SUBREAPER = 36
 """prctl(2)."""
@@ -31,11 +29,6 @@ SUBREAPER: bool = "linux" in sys.platform
 
 ROUNDS = 20
 """How often we look again for what the processes that we end have started meanwhile."""
-
-
-def mark(folder: Path, number: int) -> str:
-    """Return the mark of a runner."""
-    return f"{folder}:{number}"
 
 
 def become_subreaper() -> None:

@@ -1,6 +1,7 @@
 """Starting and reaping runners.
 
-A runner is exec'd, never forked from a process that holds sockets and threads. It leads a process group of
+A runner is exec'd, or forked by a template (:mod:`conductor_supervisor.processes.template`), never by a
+process that holds sockets and threads. It leads a process group of
 its own, so that what it starts can be ended with it, and holds one end of a pipe whose other end is ours:
 when that closes, we are gone and it ends. The kernel tells the loop of a death by SIGCHLD; ``wait4`` then
 gives the exit status with the peak memory and processor time.
@@ -14,16 +15,16 @@ import secrets
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from msgspec import Struct
 
-from conductor_protocol.birth import BIRTH_FD, STACKS_SIGNAL, Birth, write_birth
+from conductor_protocol.birth import BIRTH_FD, MARK, STACKS_SIGNAL, Birth, write_birth
 from conductor_protocol.manifest import Isolation
 from conductor_protocol.recorder import Recorder, RecorderReader
-from conductor_supervisor.processes.leftovers import MARK, mark
+from conductor_protocol.template import TheirEnds
 from conductor_supervisor.processes.output import Output
 
 PEAK_UNIT = 1 if sys.platform == "darwin" else 1024
@@ -40,6 +41,64 @@ class Exit(Struct, frozen=True):
     cpu_seconds: float
 
 
+class Ends:
+    """What joins a new process to us: its pipes and its flight recorder. Owned by the loop thread."""
+
+    def __init__(self, number: int, folder: Path, isolation: Isolation = "runner", at_once: int = 1) -> None:
+        """Make them.
+
+        :raises OSError: if the system does not give them.
+        """
+        self.number = number
+        self.secret = secrets.token_bytes(32)
+        self.mark = f"{folder}:{number}"
+        self._isolation: Isolation = isolation
+        self._at_once = at_once
+        self._recorder_file = folder / f"runner-{number}"
+        places = at_once if isolation == "shared" else 0
+        Recorder.create(self._recorder_file, places)
+        self.recorder = RecorderReader(self._recorder_file, places)
+        birth_read, self.lifeline = os.pipe()
+        self.stdout, out_write = os.pipe()
+        self.stderr, err_write = os.pipe()
+        self.theirs = TheirEnds(birth_read, out_write, err_write)
+
+    def let_go_of_theirs(self) -> None:
+        """Close what the new process has by now."""
+        for descriptor in self.theirs:
+            os.close(descriptor)
+
+    def give_up(self) -> None:
+        """Close our own: there is no process, or it will end because we do this."""
+        for descriptor in (self.lifeline, self.stdout, self.stderr):
+            os.close(descriptor)
+        self.close_recorder()
+
+    def tell(self, endpoint: str, app: str, paths: Sequence[str]) -> None:
+        """Tell the new process who it is."""
+        with suppress(BrokenPipeError):  # it died at once: the loop will reap it and see why
+            write_birth(
+                self.lifeline,
+                Birth(
+                    runner=self.number,
+                    secret=self.secret,
+                    mark=self.mark,
+                    endpoint=endpoint,
+                    recorder=str(self._recorder_file),
+                    app=app,
+                    paths=list(paths),
+                    isolation=self._isolation,
+                    at_once=self._at_once,
+                ),
+            )
+
+    def close_recorder(self) -> None:
+        """Let go of the flight recorder, and remove its file."""
+        self.recorder.close()
+        with suppress(OSError):  # user code may have put a folder in its place, or taken the folder away
+            self._recorder_file.unlink(missing_ok=True)
+
+
 class Child:
     """One runner's process, its pipes and its flight recorder. Owned by the loop thread."""
 
@@ -54,66 +113,57 @@ class Child:
         endpoint: str,
         folder: Path,
         pass_on: Callable[[str, str], None],
+        role: str = "run",
+        inherited: Mapping[str, int] | None = None,
     ) -> None:
         """Start a runner.
 
         :param at_once: how many executions it runs at once, if it is shared.
         :param pass_on: gets each line it prints, with ``"stdout"`` or ``"stderr"``.
+        :param role: what ``python -m conductor.child`` is to be.
+        :param inherited: further descriptors that it inherits, by the environment variable that names each.
         :raises OSError: if the system does not give a process.
         """
-        self.secret = secrets.token_bytes(32)
-        self.mark = mark(folder, number)
-        """In the environment of all that it starts."""
-        self._recorder_file = folder / f"runner-{number}"
-        places = at_once if isolation == "shared" else 0
-        Recorder.create(self._recorder_file, places)
-        self.recorder = RecorderReader(self._recorder_file, places)
-        birth_read, self._lifeline = os.pipe()
-        out_read, out_write = os.pipe()
-        err_read, err_write = os.pipe()
+        ends = Ends(number, folder, isolation, at_once)
+        descriptors = {BIRTH_FD: ends.theirs.birth, **(inherited or {})}
+        environment = {name: str(descriptor) for name, descriptor in descriptors.items()}
         try:
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "conductor.child", "run"],
+            self._process: subprocess.Popen[bytes] | None = subprocess.Popen(
+                [sys.executable, "-P", "-m", "conductor.child", role],
                 stdin=subprocess.DEVNULL,
-                stdout=out_write,
-                stderr=err_write,
-                pass_fds=(birth_read,),
-                env={**os.environ, BIRTH_FD: str(birth_read), MARK: self.mark},
+                stdout=ends.theirs.stdout,
+                stderr=ends.theirs.stderr,
+                pass_fds=tuple(descriptors.values()),
+                env={**os.environ, **environment, MARK: ends.mark},
                 process_group=0,
             )
         except OSError:
-            for descriptor in (self._lifeline, out_read, err_read):
-                os.close(descriptor)
-            self._close_recorder()
+            ends.give_up()
             raise
         finally:
-            for descriptor in (birth_read, out_write, err_write):
-                os.close(descriptor)
-        self.pid = self._process.pid
-        self.stdout = Output(out_read, lambda line: pass_on("stdout", line))
-        self.stderr = Output(err_read, lambda line: pass_on("stderr", line))
-        with suppress(BrokenPipeError):  # it died at once: the loop will reap it and see why
-            write_birth(
-                self._lifeline,
-                Birth(
-                    runner=number,
-                    secret=self.secret,
-                    endpoint=endpoint,
-                    recorder=str(self._recorder_file),
-                    app=app,
-                    paths=list(paths),
-                    isolation=isolation,
-                    at_once=at_once,
-                ),
-            )
+            ends.let_go_of_theirs()
+        self._adopt(ends, self._process.pid, pass_on)
+        ends.tell(endpoint, app, paths)
+
+    def _adopt(self, ends: Ends, pid: int, pass_on: Callable[[str, str], None]) -> None:
+        self._ends = ends
+        self.pid = pid
+        self.secret = ends.secret
+        self.mark = ends.mark
+        """In the environment of all that it starts."""
+        self.recorder = ends.recorder
+        self.stdout = Output(ends.stdout, lambda line: pass_on("stdout", line))
+        self.stderr = Output(ends.stderr, lambda line: pass_on("stderr", line))
 
     def reap(self) -> Exit | None:
         """Return how the process ended, or None if it has not."""
         pid, status, usage = os.wait4(self.pid, os.WNOHANG)
         if pid == 0:
             return None
-        self._process.returncode = os.waitstatus_to_exitcode(status)
-        return Exit(self._process.returncode, *_usage(usage))
+        ended = exit_of(status, usage)
+        if self._process is not None:
+            self._process.returncode = ended.returncode
+        return ended
 
     def signal_group(self, number: signal.Signals) -> None:
         """Send a signal to the runner and all that it started."""
@@ -128,16 +178,30 @@ class Child:
     def close(self) -> None:
         """Let go of all that belonged to a process that has been reaped; end what is left of its group."""
         self.signal_group(signal.SIGKILL)
-        os.close(self._lifeline)
+        os.close(self._ends.lifeline)
         self.stdout.close()
         self.stderr.close()
-        self._close_recorder()
-
-    def _close_recorder(self) -> None:
-        self.recorder.close()
-        with suppress(OSError):  # user code may have put a folder in its place, or taken the folder away
-            self._recorder_file.unlink(missing_ok=True)
+        self._ends.close_recorder()
 
 
-def _usage(usage: resource.struct_rusage) -> tuple[int, float]:
-    return usage.ru_maxrss * PEAK_UNIT, usage.ru_utime + usage.ru_stime
+class ForkedChild(Child):
+    """A runner that a template has forked and that has become our child."""
+
+    def __init__(
+        self, ends: Ends, pid: int, pass_on: Callable[[str, str], None], ended: Exit | None = None
+    ) -> None:
+        """:param ended: how it ended, if it has been reaped before we knew it."""
+        self._process = None
+        self._ended = ended
+        self._adopt(ends, pid, pass_on)
+
+    def reap(self) -> Exit | None:
+        """See the base class."""
+        return self._ended or super().reap()
+
+
+def exit_of(status: int, usage: resource.struct_rusage) -> Exit:
+    """Return what ``wait4`` says of a child's end."""
+    return Exit(
+        os.waitstatus_to_exitcode(status), usage.ru_maxrss * PEAK_UNIT, usage.ru_utime + usage.ru_stime
+    )
