@@ -17,14 +17,11 @@ from typing import NamedTuple, Protocol
 
 from conductor_protocol.template import Cannot, Forked, FromTemplate, NotForked, Ready
 from conductor_protocol.units import in_words
+from conductor_supervisor.processes.leftovers import Leftovers, is_child
 from conductor_supervisor.processes.spawn import Ends, Exit
-from conductor_supervisor.processes.strays import is_child, reap_strays
 from conductor_supervisor.processes.template import Template
 from conductor_supervisor.roster import Roster, Slot
 from conductor_supervisor.rules.blame import exit_in_words
-
-IMPORT_TIMEOUT = 60.0
-"""Seconds that a template may take to import the app."""
 
 ANSWER_TIMEOUT = 5.0
 """Seconds that it may take to fork."""
@@ -70,7 +67,9 @@ class Nursery:
         roster: Roster,
         folder: Path,
         sources: dict[int, Source],
+        leftovers: Leftovers,
         *,
+        import_timeout: float,
         adopting: bool,
         start: StartTemplate,
         ready: Callable[[], None],
@@ -78,6 +77,7 @@ class Nursery:
         unborn: Callable[[Slot, str], None],
     ) -> None:
         """
+        :param import_timeout: seconds that a template may take to import the app.
         :param sources: by descriptor, what the loop reads; a template's are put there.
         :param adopting: our descendants' orphans become our children.
         :param ready: hears that runners can be started now, forked or not.
@@ -88,6 +88,9 @@ class Nursery:
         self._roster = roster
         self._folder = folder
         self._sources = sources
+        self._leftovers = leftovers
+        self._import_timeout = import_timeout
+        self._adopting = adopting
         self._start_template = start
         self._on_ready = ready
         self._born = born
@@ -106,6 +109,8 @@ class Nursery:
         self._ended_early: dict[int, Exit] = {}
         """By pid: children that were reaped while births were under way; they may turn out to be runners."""
         self._closed = False
+        self._renewing = False
+        """The template was killed for the sake of a newer one."""
         self._obstacle = ""
         """Why runners are not forked; empty: they are, or soon will be."""
         self._for_good = False
@@ -152,6 +157,8 @@ class Nursery:
         """Take over to fill a slot, by and by; False if its runner must be started in the ordinary way."""
         if any(birth.slot is slot for birth in self._births):
             return True
+        if self._renewing:
+            return True
         if self._template is None or self._template.closed or self._killed_for or self._for_good:
             return False
         if self._ready:
@@ -186,8 +193,8 @@ class Nursery:
         now = time.monotonic()
         if self._template is None:
             return
-        if not self._ready and not self._for_good and now - self._since > IMPORT_TIMEOUT:
-            self._kill(f"did not finish importing the app within {in_words(IMPORT_TIMEOUT)}")
+        if not self._ready and not self._for_good and now - self._since > self._import_timeout:
+            self._kill(f"did not finish importing the app within {in_words(self._import_timeout)}")
         elif self._template.closed and now - self._silent_since > ANSWER_TIMEOUT:
             self._kill("would say nothing more, and did not end")
         elif self._births and now - self._births[0].asked > ANSWER_TIMEOUT:
@@ -199,12 +206,24 @@ class Nursery:
         ended = template.child.reap() if template is not None else None
         if template is not None and ended is not None:
             self._bury(template, ended)
-        ours = {runner.child.pid for runner in self._roster.runners.values()}
-        if self._template is not None:
-            ours.add(self._template.child.pid)
-        strays = reap_strays(ours)
+        strays = self._leftovers.reap(self.our_children())
         if self._births:
             self._ended_early |= strays
+
+    def our_children(self) -> set[int]:
+        """Return the processes that we have started: runners, and their template."""
+        ours = {runner.child.pid for runner in self._roster.runners.values()}
+        return ours if self._template is None else ours | {self._template.child.pid}
+
+    def renew(self) -> None:
+        """Have the next runners forked from a template that has imported the code of now."""
+        self._failures = 0
+        self._not_before = 0.0
+        if self._adopting:
+            self._for_good, self._obstacle = False, ""
+        if self._template is not None:
+            self._renewing = True
+            self._template.child.signal_group(signal.SIGKILL)
 
     def close(self) -> None:
         """End the template, and expect no births; :attr:`empty` tells when it has been reaped."""
@@ -270,7 +289,9 @@ class Nursery:
         template.close()
         self._template = None
         self._drop_births()
-        if not self._closed and not self._for_good:
+        if self._renewing:
+            self._renewing = False
+        elif not self._closed and not self._for_good:
             self._failed(self._killed_for or exit_in_words(ended.returncode))
 
     def _drop_births(self) -> None:

@@ -70,7 +70,9 @@ def _running(runner: Runner, held: Held) -> Beside:
 def _state(runner: Runner) -> str:
     if runner.phase != "ready":
         return runner.phase
-    return "busy" if runner.held else "idle"
+    if not runner.held:
+        return "stopping" if runner.stop_said else "idle"
+    return "busy"
 
 
 def resident_memory(pid: int) -> int | None:

@@ -52,6 +52,8 @@ class Task:
 
     def took(self, seconds: float) -> None:
         """Learn from a run: at once when it was long, slowly when it was short."""
+        if self.pool.isolation == "fresh":
+            return  # and so it stays unknown, which makes each execution the only one in its runner's hands
         if self.seconds is None or seconds > self.seconds:
             self.seconds = seconds
         else:
@@ -155,8 +157,9 @@ class Runner:
     ended: tuple[str, int] | None = None
     """The execution, with its claim, that has last ended in it, as far as we are concerned."""
     stop_said: bool = False
-    end_by: float | None = None
-    """Monotonic moment by which it must have ended, once it was told to."""
+    """It will end when what it has in hand is done, and gets no more."""
+    leaving: float | None = None
+    """Monotonic moment since when it was seen to have nothing to do but to end."""
     ladder: list[tuple[float, Rung]] = field(default_factory=list)
     """What is still to be done to end its process, each at a monotonic moment, the next one last."""
     kill_sent: bool = False
@@ -197,7 +200,7 @@ class Runner:
 
     def takes_work(self, now: float) -> bool:
         """Tell whether more may be handed to it."""
-        return self.phase == "ready" and now - self.heard < SILENT
+        return self.phase == "ready" and not self.stop_said and now - self.heard < SILENT
 
     def hand(self, held: Held, cost: float) -> None:
         """Note that an execution is handed to it, which is expected to take ``cost`` seconds."""

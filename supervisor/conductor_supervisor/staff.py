@@ -10,16 +10,19 @@ import logging
 import signal
 import time
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 from conductor_protocol.messages import Report, Stop
 from conductor_protocol.operations import CrashReport
 from conductor_protocol.units import in_words
 from conductor_supervisor import endings
-from conductor_supervisor.processes.leftovers import Leftovers
+from conductor_supervisor.nursery import Nursery, Source
+from conductor_supervisor.processes.leftovers import Leftovers, adopt_orphans
 from conductor_supervisor.processes.oom import OutOfMemoryKills
-from conductor_supervisor.processes.output import Output, split_stacks
-from conductor_supervisor.processes.spawn import Child, Exit
+from conductor_supervisor.processes.output import split_stacks
+from conductor_supervisor.processes.spawn import Child, Ends, Exit, ForkedChild
+from conductor_supervisor.processes.template import Template
 from conductor_supervisor.roster import Held, Runner, Slot, StopOrder
 from conductor_supervisor.router import Router
 from conductor_supervisor.rules.blame import Blame, Kill, blame, exit_in_words, sentence, signal_name
@@ -68,17 +71,46 @@ class Staff:
         self._reported = reported
         self._leftovers = Leftovers()
         self._out_of_memory = OutOfMemoryKills()
-        self.outputs: dict[int, Output] = {}
-        """By descriptor: the open ends of all that runners print to."""
+        self.outputs: dict[int, Source] = {}
+        """By descriptor: the open ends of all that runners print to, and what their template says."""
+        self._killing = False
+        """Every runner is to be killed, also one that is being born."""
+        self._nursery = Nursery(
+            self._roster,
+            folder,
+            self.outputs,
+            self._leftovers,
+            import_timeout=settings.import_timeout,
+            adopting=adopt_orphans(),
+            start=partial(
+                Template,
+                app=app,
+                paths=paths,
+                endpoint=router.endpoint,
+                folder=folder,
+                pass_on=lambda stream, line: output_log.info("template %s| %s", stream, line),
+            ),
+            ready=self.fill,
+            born=self._born,
+            unborn=self._start_later,
+        )
 
     # Starting
 
     def fill(self) -> None:
         """Start a runner in every empty slot whose time has come."""
+        if self._work.draining or self._killing:
+            return
         now = time.monotonic()
         for slot in self._roster.slots:
-            if slot.runner is None and slot.not_before <= now:
+            if slot.runner is None and slot.not_before <= now and not self._will_be_forked(slot):
                 self._start(slot)
+
+    def _will_be_forked(self, slot: Slot) -> bool:
+        if slot.pool.isolation != "fresh":
+            return False
+        self._nursery.keep_template()
+        return self._nursery.takes(slot)
 
     def _start(self, slot: Slot) -> None:
         number = self._roster.new_number()
@@ -91,14 +123,28 @@ class Staff:
                 paths=self._paths,
                 endpoint=self._router.endpoint,
                 folder=self._folder,
-                pass_on=lambda stream, line: output_log.info("runner %d %s| %s", slot.number, stream, line),
+                pass_on=_passing_on(slot),
             )
         except OSError as error:
             self._start_later(slot, f"cannot be started: {error}")
             return
+        self._enter(slot, number, child)
+
+    def _born(self, slot: Slot, ends: Ends, pid: int, ended: Exit | None) -> None:
+        """Let a runner in that the template has forked, and tell it who it is."""
+        self._enter(slot, ends.number, ForkedChild(ends, pid, _passing_on(slot), ended))
+        ends.tell(self._router.endpoint, self._app, self._paths)
+
+    def _enter(self, slot: Slot, number: int, child: Child) -> None:
         self._router.expect(number, child.secret)
         self.outputs |= {output.fileno(): output for output in (child.stdout, child.stderr)}
         slot.runner = self._roster.runners[number] = Runner(number, slot, child, time.monotonic())
+        if self._killing:
+            self.kill(slot.runner)
+
+    def expects_runners(self) -> bool:
+        """Tell whether there are runners, or some are being born."""
+        return bool(self._roster.runners) or self._nursery.expecting
 
     def _start_later(self, slot: Slot, note: str) -> None:
         delay = RESTART_DELAYS[min(slot.failures, len(RESTART_DELAYS) - 1)]
@@ -111,7 +157,7 @@ class Staff:
         """Let a runner that has said hello on both channels take work."""
         runner.phase = "ready"
         runner.slot.failures = 0
-        runner.slot.note = ""
+        runner.slot.note = self._nursery.note if runner.slot.pool.isolation == "fresh" else ""
         log.debug("runner %d is ready (process %d)", runner.slot.number, runner.child.pid)
 
     # Listening
@@ -188,6 +234,7 @@ class Staff:
                 self._work.recall(runner)
             runner.slot.runner = None
             runner.slot.not_before = 0.0
+        self._nursery.renew()
         self.dismiss_retiring()
         return sum(bool(runner.held) for runner in self._roster.retiring())
 
@@ -203,17 +250,18 @@ class Staff:
         for runner in runners:
             if not runner.held and not runner.stop_said:
                 runner.stop_said = True
-                runner.end_by = time.monotonic() + self._settings.end_grace + END_MARGIN
                 self._router.send(runner.number, "data", Stop())
 
-    def kill_if_it_does_not_end(self, runner: Runner, now: float) -> None:
-        """Kill a runner that was told to end and has not."""
-        if runner.end_by is not None and now > runner.end_by and not runner.kill_sent:
-            grace = in_words(self._settings.end_grace)
+    def see_off(self, runner: Runner, now: float) -> None:
+        """Kill a runner that is to end, has nothing in hand, and does not end in time."""
+        if not runner.stop_said or runner.held:
+            return
+        runner.leaving = runner.leaving or now
+        if now - runner.leaving > self._settings.end_grace + END_MARGIN and not runner.kill_sent:
             log.warning(
                 "runner %d had nothing in hand and has not ended within %s; it is killed",
                 runner.slot.number,
-                grace,
+                in_words(self._settings.end_grace),
             )
             self.kill(runner)
 
@@ -239,21 +287,40 @@ class Staff:
 
     def kill_all(self, cause: str, reason: str) -> None:
         """Kill every runner; what they run goes back uncharged."""
+        self._killing = True
         for runner in self._roster.runners.values():
             first = runner.first()
             if first is not None and runner.stop_order is None:
                 runner.stop_order = StopOrder(None if runner.shared else first, "stopped", cause, reason)
             self.kill(runner)
 
+    def look_after_template(self) -> None:
+        """End a template of fresh runners that takes too long."""
+        self._nursery.watch()
+
+    def close(self) -> None:
+        """End what is not a runner, and what has become our child because its parent died; whatever lives
+        then is reaped until we are :attr:`alone`.
+        """
+        self._nursery.close()
+        self._leftovers.end_orphans(self._nursery.our_children())
+
+    @property
+    def alone(self) -> bool:
+        """Tell whether no process is left that we, or a runner, have started."""
+        nobody = not self._roster.runners and self._nursery.empty
+        return nobody and not self._leftovers.orphans(())
+
     # Reaping
 
     def reap(self) -> None:
-        """Bury every runner that has died, and settle what was in its hands."""
+        """Bury every runner that has died, settle what was in its hands, and start others in their slots."""
         for runner in list(self._roster.runners.values()):
             ended = runner.child.reap()
             if ended is not None:
                 self._bury(runner, ended)
-        self._leftovers.reap(self._our_children())
+        self._nursery.reap()
+        self.fill()
 
     def spare(self, pid: int) -> None:
         """Leave a child alone that is no runner."""
@@ -263,14 +330,6 @@ class Staff:
         """Forget a child that has been waited for."""
         self._leftovers.unspare(pid)
 
-    def end_orphans(self) -> None:
-        """Kill what has become our child because its parent died."""
-        self._leftovers.end_orphans(self._our_children())
-
-    def is_alone(self) -> bool:
-        """Tell whether no process is left that a runner was or has started."""
-        return not self._roster.runners and not self._leftovers.orphans(())
-
     def _bury(self, runner: Runner, ended: Exit) -> None:
         self._end_leftovers(runner)
         for output in (runner.child.stdout, runner.child.stderr):
@@ -278,19 +337,17 @@ class Staff:
                 del self.outputs[output.fileno()]
                 output.read_to_end()
         held_nothing = not runner.held
-        self._settle(runner, ended)
+        in_order = not self._settle(runner, ended) and runner.stop_said and ended.returncode == 0
         del self._roster.runners[runner.number]
         self._router.forget(runner.number)
         slot = runner.slot
         retired = slot.runner is not runner
         if not retired:
             slot.runner = None
-        if retired:
-            log.debug("runner %d, whose slot is another's, has ended", slot.number)
-        elif runner.phase == "starting":
+        if runner.phase == "starting" and not retired:
             printed = _last_lines(runner.child.stderr.tail())
             self._start_later(slot, f"{exit_in_words(ended.returncode)} before it was ready{printed}")
-        elif not runner.stop_said:
+        elif not in_order and not retired:
             slot.restarts += 1
             if held_nothing:
                 log.warning("runner %d %s with nothing in hand", slot.number, exit_in_words(ended.returncode))
@@ -299,18 +356,14 @@ class Staff:
     def _end_leftovers(self, runner: Runner) -> None:
         """End what a dead runner has started, before anyone runs its execution again."""
         runner.child.signal_group(signal.SIGKILL)
-        left = self._leftovers.end(runner.child.mark, self._our_children())
+        left = self._leftovers.end(runner.child.mark, self._nursery.our_children())
         if left:
             log.warning("runner %d left %d processes behind: they are killed", runner.slot.number, left)
 
-    def _our_children(self) -> set[int]:
-        return {runner.child.pid for runner in self._roster.runners.values()}
-
-    def _settle(self, runner: Runner, ended: Exit) -> None:
-        """Give every execution in a dead runner's hands what is due to it."""
+    def _settle(self, runner: Runner, ended: Exit) -> bool:
+        """Give every execution in a dead runner's hands what is due to it; tell if it was running one."""
         if runner.shared:
-            self._settle_shared(runner, ended)
-            return
+            return self._settle_shared(runner, ended)
         in_hand = {(held.id, held.claim): held for held in runner.held.values()}
         found, kill = self._blame(runner, list(in_hand))
         for report in found.reported:
@@ -324,8 +377,9 @@ class Staff:
         for held in list(runner.held.values()):
             runner.take_back(held.id, held.claim)
             self._work.give_back(held)
+        return found.running is not None
 
-    def _settle_shared(self, runner: Runner, ended: Exit) -> None:
+    def _settle_shared(self, runner: Runner, ended: Exit) -> bool:
         in_hand = {(held.id, held.claim): held for held in runner.held.values()}
         order, recorder = runner.stop_order, runner.child.recorder
         readings, now = recorder.read_places(), time.monotonic()
@@ -354,6 +408,7 @@ class Staff:
         for held in list(runner.held.values()):
             runner.take_back(held.id, held.claim)
             self._work.give_back(held)
+        return bool(found.inside)
 
     def _blame(self, runner: Runner, in_hand: list[tuple[str, int]]) -> tuple[Blame, Kill | None]:
         """Find who was running; a stop for one that has ended since is not held against the next."""
@@ -407,6 +462,11 @@ def _kill(order: StopOrder, held: Held | None) -> Kill:
     if order.held is held or order.held is None:
         return Kill(order.cause, charged=order.outcome == "crashed")
     return Kill(f"for another execution's sake ({order.cause})", charged=False)
+
+
+def _passing_on(slot: Slot) -> Callable[[str, str], None]:
+    """Return what passes on the lines that a runner in this slot prints."""
+    return lambda stream, line: output_log.info("runner %d %s| %s", slot.number, stream, line)
 
 
 def _log_death(runner: Runner, ended: Exit, found: Suspicion) -> None:

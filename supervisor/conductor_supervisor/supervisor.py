@@ -98,11 +98,10 @@ def run(
 
 
 def _begin_alone(folder: Path) -> None:
-    """End what the last supervisor's runners have left, if it died; from now on such processes come to us."""
+    """End what the last supervisor's runners have left, if it died."""
     left = leftovers.end_those_of_the_last_supervisor(folder)
     if left:
         log.warning("%d processes of the last supervisor were still alive: they are killed", left)
-    leftovers.become_subreaper()
 
 
 def _tasks(specs: Sequence[TaskSpec], zone: str, settings: Settings) -> dict[str, Task]:
@@ -252,8 +251,8 @@ class Supervisor:
         """Leave no child, whatever happened: here after a clean stop there is none."""
         self._staff.kill_all("the supervisor failed", "supervisor")
         deadline = time.monotonic() + 5
-        while not self._staff.is_alone() and time.monotonic() < deadline:
-            self._staff.end_orphans()
+        while not self._staff.alone and time.monotonic() < deadline:
+            self._staff.close()
             self._staff.reap()
             time.sleep(0.005)
 
@@ -282,7 +281,7 @@ class Supervisor:
             self._router.flush()
 
     def _done(self) -> bool:
-        if not self._work.draining or self._roster.runners:
+        if not self._work.draining or self._staff.expects_runners():
             return False
         settled = self._roster.empty_handed() and self._journal.idle()
         return settled or time.monotonic() > self._kill_at + LAST_WRITES
@@ -335,8 +334,8 @@ class Supervisor:
         """Do what time brings."""
         now = time.monotonic()
         self._intake.tick()
+        self._staff.fill()
         if not self._work.draining:
-            self._staff.fill()
             self._staff.dismiss_retiring()
             self._go_on_reloading()
         self._watch.look()

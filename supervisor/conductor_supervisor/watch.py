@@ -44,6 +44,7 @@ class Watch:
         """Enforce every limit, and go on with stops under way."""
         now = time.monotonic()
         self._forgive_own_absence(now)
+        self._staff.look_after_template()
         for runner in self._work.roster.runners.values():
             self._look_at(runner, now)
 
@@ -56,7 +57,7 @@ class Watch:
 
     def _look_at(self, runner: Runner, now: float) -> None:
         self._staff.climb(runner, now)
-        self._staff.kill_if_it_does_not_end(runner, now)
+        self._staff.see_off(runner, now)
         if runner.stop_order is not None:
             return
         first = runner.first()

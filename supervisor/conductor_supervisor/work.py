@@ -20,6 +20,7 @@ from conductor_protocol.messages import (
     Interrupt,
     Recall,
     ShutdownIntent,
+    Stop,
     WindowClosed,
 )
 from conductor_protocol.operations import Failure
@@ -110,13 +111,17 @@ class Work:
                 if place is None:
                     left.append(held)
                 else:
-                    number, cost = place
+                    number, cost = place  # a fresh runner is full with one
                     self.roster.runners[number].hand(held, cost)
                     parcels[number].append(_assignment(held))
         self.roster.waiting = left
         for number, assignments in parcels.items():
             for parcel in _of_limited_size(assignments):
                 self.router.send(number, "data", Assign(parcel))
+            runner = self.roster.runners[number]
+            if runner.slot.pool.isolation == "fresh":
+                runner.stop_said = True
+                self.router.send(number, "data", Stop())
 
     def recall(self, runner: Runner) -> None:
         """Ask for what a runner has not begun, unless that is under way."""

@@ -447,8 +447,9 @@ class NoLeftovers:
         """Find nobody."""
         return 0
 
-    def reap(self, _ours: object) -> None:
+    def reap(self, _ours: object) -> dict[int, Exit]:
         """Find nobody."""
+        return {}
 
 
 class Wire:
@@ -1202,6 +1203,7 @@ def _move_into(world: World, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(supervisor, "PokeSocket", NoPokes)
     patch.setattr(supervisor, "Journal", partial(SimulatedJournal, world))
     patch.setattr(staff, "Leftovers", NoLeftovers)
+    patch.setattr(staff, "adopt_orphans", lambda: False)
     patch.setattr(staff, "Child", partial(SimulatedRunner, world))
 
 

@@ -21,8 +21,8 @@ import zmq
 
 from conductor_supervisor import nursery as module
 from conductor_supervisor.nursery import Nursery, Source
+from conductor_supervisor.processes.leftovers import Leftovers, adopt_orphans, is_child
 from conductor_supervisor.processes.spawn import Ends, Exit
-from conductor_supervisor.processes.strays import adopt_orphans, is_child, reap_strays
 from conductor_supervisor.processes.template import Template
 from conductor_supervisor.roster import Pool, Roster, Slot
 
@@ -49,10 +49,13 @@ class Ward:
         self.unborn: list[str] = []
         self.printed: list[str] = []
         self.readied = 0
+        self.leftovers = Leftovers()
         self.nursery = Nursery(
             self.roster,
             folder,
             self.sources,
+            self.leftovers,
+            import_timeout=PATIENCE,
             adopting=adopting,
             start=partial(
                 Template,
@@ -139,7 +142,7 @@ def ward(tmp_path: Path, app: Callable[[str], None]) -> Iterator[Ward]:
     deadline = time.monotonic() + PATIENCE
     while psutil.Process().children():
         assert time.monotonic() < deadline, "a child is left"
-        reap_strays(())
+        ward.leftovers.reap(())
     adopt_orphans(False)
 
 
@@ -265,11 +268,9 @@ def test_a_template_that_does_not_answer_is_replaced(ward: Ward, monkeypatch: py
     assert is_child(ward.bear().pid)
 
 
-def test_an_import_that_does_not_end_is_ended(
-    ward: Ward, app: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_import_that_does_not_end_is_ended(ward: Ward, app: Callable[[str], None]) -> None:
     """Then fresh runners are started anew, and show whether the app can be imported."""
-    monkeypatch.setattr(module, "IMPORT_TIMEOUT", 0.2)
+    ward.nursery._import_timeout = 0.2
     app("time.sleep(3600)")
     ward.nursery.keep_template()
     ward.until(lambda: ward.nursery.empty, "it is killed")

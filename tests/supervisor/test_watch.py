@@ -27,7 +27,10 @@ class Recording:
     def climb(self, _runner: Runner, _now: float) -> None:
         """Nothing is under way."""
 
-    def kill_if_it_does_not_end(self, _runner: Runner, _now: float) -> None:
+    def look_after_template(self) -> None:
+        """There is none."""
+
+    def see_off(self, _runner: Runner, _now: float) -> None:
         """Nobody was told to end."""
 
     def kill(self, _runner: Runner) -> None:

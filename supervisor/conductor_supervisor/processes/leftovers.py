@@ -20,6 +20,7 @@ import psutil
 
 from conductor_protocol.birth import MARK
 from conductor_supervisor.processes.memory import children, family
+from conductor_supervisor.processes.spawn import Exit, exit_of
 
 PR_SET_CHILD_SUBREAPER = 36
 """prctl(2)."""
@@ -31,10 +32,23 @@ ROUNDS = 20
 """How often we look again for what the processes that we end have started meanwhile."""
 
 
-def become_subreaper() -> None:
-    """Let processes whose parent dies become our children, where the system can."""
-    if SUBREAPER:
-        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1)
+def adopt_orphans(adopt: bool = True) -> bool:
+    """Become the parent of each descendant whose own parent ends, or no longer.
+
+    :return: False where the system cannot do that.
+    """
+    if not SUBREAPER:
+        return False
+    return bool(ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, int(adopt), 0, 0, 0) == 0)
+
+
+def is_child(pid: int) -> bool:
+    """Tell whether a process is our child, alive or not reaped yet."""
+    try:
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return False
+    return True
 
 
 def end_those_of_the_last_supervisor(folder: Path) -> int:
@@ -78,11 +92,17 @@ class Leftovers:
         """Kill every process that has become our child by the death of its parent; return how many."""
         return _end(lambda: self.orphans(ours))
 
-    def reap(self, ours: Collection[int]) -> None:
-        """Collect orphans that have ended, so that they do not stay in the table of processes."""
-        for pid in self.orphans(ours):
-            with suppress(ChildProcessError):
-                os.waitpid(pid, os.WNOHANG)
+    def reap(self, ours: Collection[int]) -> dict[int, Exit]:
+        """Collect orphans that have ended, so that they do not stay in the table of processes.
+
+        :param ours: the processes that we have started and not reaped yet, all of them.
+        :return: how they ended, by pid.
+        """
+        ended: dict[int, Exit] = {}
+        while (pid := _first_that_ended()) is not None and pid not in ours and pid not in self._spared:
+            _, status, usage = os.wait4(pid, os.WNOHANG)
+            ended[pid] = exit_of(status, usage)
+        return ended
 
     def _suspects(self, ours: Collection[int]) -> Iterable[int]:
         """Return the processes that may carry a dead runner's mark."""
@@ -106,3 +126,11 @@ def _mark_of(pid: int) -> str | None:
     with suppress(psutil.Error, OSError):
         return psutil.Process(pid).environ().get(MARK)
     return None
+
+
+def _first_that_ended() -> int | None:
+    try:
+        found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return None
+    return None if found is None else found.si_pid
