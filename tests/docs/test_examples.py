@@ -71,6 +71,7 @@ TASKS: dict[str, dict[str, Expected]] = {
         "convert": Expected("a", "A"),
         "ask": Expected(None, 42),
     },
+    "docs/fresh.md": {"render": Expected("de_DE.UTF-8", [1, "de_DE.UTF-8"])},
 }
 """By page and task: how the page's invocable tasks are exercised."""
 
