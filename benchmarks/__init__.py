@@ -6,7 +6,7 @@ in the same run, takes for the bare thing underneath.
 
 ``measure``   what a figure is, and how its runs are summed up
 ``site``      a folder with a database and a supervisor
-``workload``  the tasks that are run
+``workload``  the tasks that are run; ``fresh_workload``: those that run in processes of their own
 ``floors``    the bare things underneath
 ``figures``   one module for each figure
 ``table``     the table and the JSON

@@ -110,3 +110,21 @@ def seconds_to_import(file: Path) -> float:
     began = time.perf_counter()
     subprocess.run([sys.executable, "-c", code], check=True)
     return time.perf_counter() - began
+
+
+def forks_per_second(file: Path, count: int) -> float:
+    """Fork a process that has imported an app's file and what a runner needs, and wait for its end, over and
+    over: nothing runs in it, and no two live at once.
+    """
+    code = (
+        "import gc, os, runpy, sys, time, conductor.child.template\n"
+        f"runpy.run_path({str(file)!r}); gc.collect(); gc.freeze(); began = time.perf_counter()\n"
+        f"for _ in range({count}):\n"
+        "    child = os.fork()\n"
+        "    if not child:\n"
+        "        os._exit(0)\n"
+        "    os.waitpid(child, 0)\n"
+        f"print({count} / (time.perf_counter() - began))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    return float(done.stdout)

@@ -20,7 +20,7 @@ from conductor_supervisor.runtime import find_runtime_folder
 from conductor_supervisor.settings import processors
 
 WORKLOAD = Path(__file__).with_name("workload.py")
-APP = f"{WORKLOAD}:app"
+FRESH_WORKLOAD = Path(__file__).with_name("fresh_workload.py")
 
 PROCESSORS = processors()
 """Runners that a supervisor has by default."""
@@ -32,8 +32,9 @@ PATIENCE = 120.0
 class Site:
     """Where one run of a figure happens."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, workload: Path) -> None:
         self.folder = folder
+        self._app = f"{workload}:app"
         self.database = folder / "conductor.db"
         self.url = f"sqlite:///{self.database}"
         self.runtime = find_runtime_folder(self.url)
@@ -83,7 +84,7 @@ class Site:
         with (self.folder / "log").open("ab") as log:
             return subprocess.Popen(
                 [
-                    *(sys.executable, "-m", "conductor_supervisor", "start", APP, *options),
+                    *(sys.executable, "-m", "conductor_supervisor", "start", self._app, *options),
                     *("--runners", str(runners), "--database", self.url),
                 ],
                 cwd=self.folder,
@@ -115,10 +116,10 @@ class Site:
 
 
 @contextmanager
-def site() -> Iterator[Site]:
-    """A site that is removed at the end."""
+def site(workload: Path = WORKLOAD) -> Iterator[Site]:
+    """A site that runs the tasks of this file, and is removed at the end."""
     with tempfile.TemporaryDirectory(prefix="conductor-bench-") as folder:
-        here = Site(Path(folder))
+        here = Site(Path(folder), workload)
         try:
             yield here
         finally:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.figures import checkpoint, crash, executions, memory, start, steps
+from benchmarks.figures import checkpoint, crash, executions, fresh, memory, start, steps
 from benchmarks.measure import Figure
 
 FIGURES: tuple[Figure, ...] = (
@@ -11,5 +11,6 @@ FIGURES: tuple[Figure, ...] = (
     checkpoint.FIGURE,
     start.FIGURE,
     crash.FIGURE,
+    fresh.FIGURE,
     memory.FIGURE,
 )
