@@ -278,6 +278,27 @@ def test_an_import_that_does_not_end_is_ended(ward: Ward, app: Callable[[str], N
     assert not ward.nursery.takes(ward.roster.slots[0])
 
 
+@pytest.mark.parametrize(
+    "broken",
+    [
+        "import conductor.child.template as t; t.BARE = type('', (), {'fork': staticmethod(lambda: -1)})",
+        "def fork(): raise OSError(11, 'no process')\nos.fork = fork",
+    ],
+    ids=["the first fork", "the second fork"],
+)
+def test_a_runner_that_the_system_does_not_give_is_not_waited_for(
+    ward: Ward, app: Callable[[str], None], broken: str
+) -> None:
+    """The template lives on, and can be asked again."""
+    app(broken)
+    ward.until_ready()
+    for attempt in (1, 2):
+        assert ward.nursery.takes(ward.roster.slots[0])
+        ward.until(lambda attempt=attempt: len(ward.unborn) == attempt, "it is said")  # type: ignore[misc]
+    assert not ward.nursery.expecting
+    assert all(why.startswith("cannot be started: ") for why in ward.unborn)
+
+
 def test_a_runner_that_dies_before_we_hear_of_its_birth_is_born_dead(ward: Ward) -> None:
     """Its end is known all the same; no other process can be taken for it."""
     ward.until_ready()

@@ -6,6 +6,7 @@ ends at once, and the supervisor, which adopts the orphans among its descendants
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import gc
 import inspect
@@ -34,6 +35,9 @@ from conductor_protocol.template import Cannot, Forked, FromTemplate, NotForked,
 THREADS = Path("/proc/self/task")
 DESCRIPTORS = Path("/proc/self/fd")
 """Of this process, on Linux."""
+
+BARE = ctypes.PyDLL(None, use_errno=True)
+"""The C library, to fork what only forks again: what Python and the app do after a fork, the runner does."""
 
 MOST_NAMED = 5
 """Threads that are named in a message."""
@@ -175,12 +179,11 @@ def _above_the_standard_streams(descriptor: int) -> int:
 def _fork() -> Forked | NotForked | None:
     """Fork a runner whose parent is the supervisor. Returns the answer; None in the runner."""
     pid_read, pid_write = os.pipe()
-    try:
-        between = os.fork()
-    except OSError as error:
+    between = BARE.fork()
+    if between < 0:
         os.close(pid_read)
         os.close(pid_write)
-        return NotForked(str(error))
+        return NotForked(os.strerror(ctypes.get_errno()))
     if between == 0:
         os.close(pid_read)
         _fork_again(pid_write)
