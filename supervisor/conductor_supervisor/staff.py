@@ -131,16 +131,20 @@ class Staff:
         self._enter(slot, number, child)
 
     def _born(self, slot: Slot, ends: Ends, pid: int, ended: Exit | None) -> None:
-        """Let a runner in that the template has forked, and tell it who it is."""
-        self._enter(slot, ends.number, ForkedChild(ends, pid, _passing_on(slot), ended))
-        ends.tell(self._router.endpoint, self._app, self._paths)
+        """Let a runner in that the template has forked, and tell it who it is, or bury it at once."""
+        runner = self._enter(slot, ends.number, ForkedChild(ends, pid, _passing_on(slot)))
+        if ended is None:
+            ends.tell(self._router.endpoint, self._app, self._paths)
+        else:
+            self._bury(runner, ended)
 
-    def _enter(self, slot: Slot, number: int, child: Child) -> None:
+    def _enter(self, slot: Slot, number: int, child: Child) -> Runner:
         self._router.expect(number, child.secret)
         self.outputs |= {output.fileno(): output for output in (child.stdout, child.stderr)}
-        slot.runner = self._roster.runners[number] = Runner(number, slot, child, time.monotonic())
+        runner = slot.runner = self._roster.runners[number] = Runner(number, slot, child, time.monotonic())
         if self._killing:
-            self.kill(slot.runner)
+            self.kill(runner)
+        return runner
 
     def expects_runners(self) -> bool:
         """Tell whether there are runners, or some are being born."""

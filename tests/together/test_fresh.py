@@ -279,6 +279,30 @@ def test_work_goes_on_when_the_template_is_lost(project: Project, how: signal.Si
     assert f"the template of fresh runners {said}" in supervisor.output()
 
 
+def test_runners_that_die_as_they_are_forked_are_retried_ever_more_seldom(project: Project) -> None:
+    """Whether the supervisor hears first of the birth or of the death; ``status`` shows the reason."""
+    project.tasks("""
+        os.register_at_fork(after_in_child=lambda: os._exit(7))
+
+        @app.task(isolation="fresh")
+        def never(event, ctx):
+            pass
+
+        @app.task
+        def warm(event, ctx):
+            pass
+    """)
+    never = project.invoke("never")
+    supervisor = project.start()
+    project.until_state(project.invoke("warm"), "completed")
+    why = "exited with status 7 before it was ready"
+    project.until(lambda: supervisor.output().count(why) >= 6, "both have been tried several times")
+    assert [r["note"] for r in runners(project) if r["isolation"] == "fresh"] == [why, why]
+    assert supervisor.stop() == 0
+    assert project.view(never).state == "ready"
+    assert supervisor.output().count(f"{why}; next try in 1.0 s") in (1, 2)
+
+
 def test_threads_at_import_are_no_obstacle_but_are_said(project: Project) -> None:
     """Once in the log, and in ``status``; each attempt has its own process all the same."""
     project.tasks(

@@ -187,17 +187,9 @@ class Child:
 class ForkedChild(Child):
     """A runner that a template has forked and that has become our child."""
 
-    def __init__(
-        self, ends: Ends, pid: int, pass_on: Callable[[str, str], None], ended: Exit | None = None
-    ) -> None:
-        """:param ended: how it ended, if it has been reaped before we knew it."""
+    def __init__(self, ends: Ends, pid: int, pass_on: Callable[[str, str], None]) -> None:
         self._process = None
-        self._ended = ended
         self._adopt(ends, pid, pass_on)
-
-    def reap(self) -> Exit | None:
-        """See the base class."""
-        return self._ended or super().reap()
 
 
 def exit_of(status: int, usage: resource.struct_rusage) -> Exit:
