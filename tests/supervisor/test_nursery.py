@@ -175,13 +175,17 @@ def test_nothing_that_is_the_templates_or_another_runners_is_open_in_a_runner(wa
     assert set(opened().values()) == {"/dev/null", *ours}
 
 
-def test_what_the_import_printed_is_printed_once(ward: Ward, app: Callable[[str], None]) -> None:
+def test_what_the_import_printed_is_printed_once(
+    ward: Ward, app: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """By the template; also what waited in a buffer is in no runner."""
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
     app("sys.stdout.write('half a line'); import ctypes; ctypes.CDLL(None).printf(b' and another half')")
     ward.until_ready()
     born = ward.bear()
-    os.kill(born.pid, signal.SIGTERM)
-    ward.until(lambda: not is_child(born.pid), "it has ended")
+    os.close(born.ends.lifeline)
+    ward.until(lambda: not is_child(born.pid), "it has ended, by itself")
+    born.ends.lifeline = os.open(os.devnull, os.O_RDONLY)  # for ``give_up``
     assert os.read(born.ends.stdout, 1000) == b""
     ward.nursery.close()
     ward.until(lambda: ward.nursery.empty, "the template is reaped")
@@ -252,6 +256,18 @@ def test_templates_that_keep_failing_are_started_ever_more_seldom(
     assert "exited with status 3; next try in 1.0 s" in caplog.text
     ward.nursery.keep_template()
     assert ward.nursery.empty
+
+
+def test_the_end_of_a_template_that_has_served_long_is_not_held_against_the_next(
+    ward: Ward, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The delays begin anew."""
+    monkeypatch.setattr(module, "STEADY", 0.0)
+    for _ in range(2):
+        ward.until_ready()
+        ward.template.kill()
+        ward.until(lambda: ward.nursery.empty, "it is reaped")
+    assert caplog.text.count("next try in 0 ms") == 2
 
 
 def test_a_template_that_does_not_answer_is_replaced(ward: Ward, monkeypatch: pytest.MonkeyPatch) -> None:

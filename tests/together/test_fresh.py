@@ -279,6 +279,26 @@ def test_work_goes_on_when_the_template_is_lost(project: Project, how: signal.Si
     assert f"the template of fresh runners {said}" in supervisor.output()
 
 
+def test_a_runner_that_does_not_end_after_its_execution_is_ended(project: Project) -> None:
+    """Taking down what is shared may last as long as at a shutdown, and is not charged."""
+    project.tasks("""
+        @app.lifespan
+        def shared():
+            yield
+            time.sleep(3600)
+
+        @app.task(isolation="fresh")
+        def quick(event, ctx):
+            return os.getpid()
+    """)
+    executions = project.invoke_many("quick", [None] * 2)
+    supervisor = project.start("--shutdown-grace", "0.3", runners=1)
+    views = [project.until_state(execution, "completed") for execution in executions]
+    assert [(view.attempt, len(view.attempts)) for view in views] == [(0, 1)] * 2
+    assert views[0].result != views[1].result
+    assert supervisor.stop() == 0
+
+
 def test_runners_that_die_as_they_are_forked_are_retried_ever_more_seldom(project: Project) -> None:
     """Whether the supervisor hears first of the birth or of the death; ``status`` shows the reason."""
     project.tasks("""
