@@ -9,6 +9,7 @@ says so. All chance comes from one seed, so a seed that fails, fails again.
 ``SimulatedJournal``     the real groups, committed after delays
 ``SimulatedRouter``      messages under way, in order on each channel
 ``SimulatedRunner``      a runner: a handler's script, flight recorder and outbox that tell the truth
+``SharedRunner``         the same for many handlers at once, each a ``Strand``
 ``SimulatedSupervisor``  the real loop, which waits in the world's time
 ``Witness``              what really happened, and what must never happen
 ``simulate``             one seed from the first invocation to the last audit
@@ -78,6 +79,7 @@ NOTICED = 0.35
 LONGEST_WAIT = 0.6
 """Seconds for which an execution may lie in a runner's hands before it begins, or is recalled."""
 
+SLOTS = 4
 SHUTDOWN_GRACE = 0.6
 CANCEL_GRACE = 0.2
 TIMEOUT_GRACE = 0.1
@@ -103,6 +105,11 @@ SPECS = {
         TaskSpec(name="morning", retry=_QUICK_RETRY, windows=(_MORNING,)),
         TaskSpec(name="grace", retry=_QUICK_RETRY, windows=(_GRACE,)),
         TaskSpec(name="timed", retry=_QUICK_RETRY, timeout=0.25),
+        TaskSpec(name="together", retry=_QUICK_RETRY, isolation="shared"),
+        TaskSpec(
+            name="limited", retry=_QUICK_RETRY, isolation="shared", concurrency=3, windows=(_GRACE, _NOON)
+        ),
+        TaskSpec(name="hurried", retry=_QUICK_RETRY, isolation="shared", timeout=0.25),
         TaskSpec(name="media", retry=_QUICK_RETRY, queue="media", concurrency=1),
         TaskSpec(
             name="cron",
@@ -119,6 +126,7 @@ INVOCABLE = [name for name in SPECS if name != "cron"]
 SETTINGS = Settings(
     app="world:app",
     runners=3,
+    slots=SLOTS,
     queues={"media": QueueSettings(runners=1)},
     shutdown_grace=SHUTDOWN_GRACE,
     cancel_grace=CANCEL_GRACE,
@@ -404,6 +412,10 @@ class Unwinds(Exception):
         self.word = word
 
 
+class Cut(Exception):
+    """The simulated handler is interrupted where it is."""
+
+
 class Silence:
     """What a runner prints: nothing."""
 
@@ -430,14 +442,37 @@ class SimulatedRecorder:
     def __init__(self) -> None:
         self.page: Reading | None = Reading(phase="idle")
         self.kept: list[m.Report] = []
+        self.places: dict[int, Reading] = {}
 
     def read(self) -> Reading | None:
         """Return what was noted last."""
         return self.page
 
+    def read_places(self) -> list[Reading] | None:
+        """Return what was noted last of each execution of a shared runner."""
+        return None if self.page is None else list(self.places.values())
+
     def outbox(self) -> list[m.Report]:
         """Return the reports kept."""
         return list(self.kept)
+
+
+class StrandRecorder(SimulatedRecorder):
+    """One place in a shared runner's recorder."""
+
+    def __init__(self, whole: SimulatedRecorder, number: int) -> None:
+        self._whole = whole
+        self._number = number
+        self.kept = whole.kept
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name == "page":
+            assert isinstance(value, Reading)
+            self._whole.places.pop(self._number, None)
+            if value.phase != "idle":
+                self._whole.places[self._number] = value
+        else:
+            super().__setattr__(name, value)
 
 
 class NoLeftovers:
@@ -545,13 +580,17 @@ class SimulatedRunner:
         )
         self._exit = Exit(returncode, 1, 0.1)
         self._world.runners.remove(self)
-        if self.current is not None:
-            self._world.witness.died(self.current, self.order_to_die)
+        running = self._running()
+        for assignment in running:
+            self._world.witness.died(assignment, self.order_to_die, among=len(running))
         if self._world.chance(0.1):
             self.recorder.page = None
             self.recorder.kept *= self._world.random.randint(0, 1)
         if self._world.supervisor is not None:
             self._world.after(self._world.delay(), self._world.supervisor.child_died)
+
+    def _running(self) -> list[m.Assignment]:
+        return [self.current] if self.current is not None else []
 
     def vanish(self) -> None:
         """End with the supervisor, with nobody left to ask how."""
@@ -593,7 +632,7 @@ class SimulatedRunner:
         try:
             wanted = next(self._life)
         except StopIteration:
-            self.die(0)
+            self._live_no_more()
         except Dies as death:
             self.die(death.returncode)
         else:
@@ -604,6 +643,9 @@ class SimulatedRunner:
             else:
                 self._listening = True
 
+    def _live_no_more(self) -> None:
+        self.die(0)
+
     def _live(self) -> Turn[None]:
         yield self._world.random.choice((0.01, 0.1, 0.2))
         if self._world.chance(0.05):
@@ -613,15 +655,18 @@ class SimulatedRunner:
                 channel, m.Hello(m.PROTOCOL_VERSION, self.number, self.secret, self.pid, channel)
             )
         self._beat()
+        yield from self._serve()
+        self._has_left = True
+        self.wire.to_supervisor("control", m.Goodbye())
+        yield self._world.delay()
+
+    def _serve(self) -> Turn[None]:
         while True:
             while self._queue:
                 yield from self._run(self._queue.popleft())
             if self._stop:
                 break
             yield from self._read()
-        self._has_left = True
-        self.wire.to_supervisor("control", m.Goodbye())
-        yield self._world.delay()
 
     def _beat(self) -> None:
         if self._exit is None and not self._has_left:
@@ -654,6 +699,8 @@ class SimulatedRunner:
         except Unwinds as released:
             if released.word != "abandon":
                 report = m.Released(*held, released.word, script.seconds)
+        except Cut:
+            report = m.Interrupted(*held, script.seconds, "")
         self.current = None
         self._world.witness.ends(assignment, report)
         if report is not None:
@@ -726,7 +773,7 @@ class SimulatedRunner:
     ) -> Turn[T]:
         """Ask something and wait for the answer; whoever gives it has all reports that were sent before."""
         self._seq += 1
-        before = len(self.recorder.kept)
+        before = list(self.recorder.kept)
         request = kind(self._seq, *said)
         self.wire.to_supervisor("data", request)
         while True:
@@ -734,7 +781,7 @@ class SimulatedRunner:
             if isinstance(message, reply):
                 assert type(message) in REPLY[type(request)]
                 assert message.seq == self._seq, f"{message} answers none of our requests"
-                del self.recorder.kept[:before]
+                self.recorder.kept[:] = [one for one in self.recorder.kept if one not in before]
                 return message
 
     def _note(self, phase: Literal["handler", "step"], step: str | None = None) -> None:
@@ -747,6 +794,137 @@ class SimulatedRunner:
             started=self._world.now,
             step_started=self._world.now,
         )
+
+
+class SharedRunner(SimulatedRunner):
+    """A runner that runs all that it is given at once."""
+
+    def __init__(self, world: World, number: int, **birth: object) -> None:
+        self.strands: dict[int, Strand] = {}
+        self._next_strand = 1
+        super().__init__(world, number, **birth)
+
+    def hear(self, channel: m.Channel, frame: bytes) -> None:
+        """Take a parcel from the wire."""
+        for message in unpack_to_runner(frame):
+            if self._exit is not None:
+                return
+            if channel == "control":
+                self._heed(message)
+            elif isinstance(message, m.Stop):
+                self._stop = True
+            elif isinstance(message, m.Assign):
+                for assignment in message.assignments:
+                    self._begin(assignment)
+            elif not isinstance(message, m.Welcome) and message.seq // STRIDE in self.strands:
+                self.strands[message.seq // STRIDE].take(message)
+        self._wake()
+
+    def _begin(self, assignment: m.Assignment) -> None:
+        self._world.witness.arrives(_held(assignment))
+        if self._exit is not None:
+            return
+        others = [strand.assignment for strand in self.strands.values()]
+        self._world.witness.shares(assignment, others)
+        strand = self.strands[self._next_strand] = Strand(self, self._next_strand, assignment)
+        self._next_strand += 1
+        strand.begin()
+
+    def _heed(self, message: m.ToRunner) -> None:
+        assert not isinstance(message, m.Recall), "nothing of a shared runner waits"
+        if isinstance(message, m.Interrupt):
+            for strand in list(self.strands.values()):
+                if _held(strand.assignment) == (message.execution, message.claim):
+                    strand.interrupt()
+
+    def ended(self, number: int) -> None:
+        """One of its executions has ended."""
+        del self.strands[number]
+        self._wake()
+
+    def _serve(self) -> Turn[None]:
+        while self.strands or not self._stop:
+            yield None
+
+    def _wake(self) -> None:
+        if self._listening:
+            self._listening = False
+            self._go_on()
+
+    def _running(self) -> list[m.Assignment]:
+        return [strand.current for strand in self.strands.values() if strand.current is not None]
+
+    def die(self, returncode: int) -> None:
+        """End the process with all that is in it."""
+        super().die(returncode)
+        for strand in self.strands.values():
+            strand.vanish()
+
+    def vanish(self) -> None:
+        """End with the supervisor."""
+        super().vanish()
+        for strand in self.strands.values():
+            strand.vanish()
+
+
+STRIDE = 1000
+"""Requests that one strand may number."""
+
+
+class Strand(SimulatedRunner):
+    """One execution in a shared runner."""
+
+    def __init__(self, runner: SharedRunner, number: int, assignment: m.Assignment) -> None:
+        self._runner = runner
+        self._number = number
+        self.assignment = assignment
+        self._world = runner._world
+        self.wire = runner.wire
+        self.recorder = StrandRecorder(runner.recorder, number)
+        self.current = None
+        self._exit = None
+        self._queue = deque()
+        self._inbox = deque()
+        self._seq = number * STRIDE
+        self._listening = False
+        self._life = self._run(assignment)
+
+    def begin(self) -> None:
+        """Begin to run."""
+        self._go_on()
+
+    def take(self, reply: m.ToRunner) -> None:
+        """Take the reply to one of its requests."""
+        self._inbox.append(reply)
+        if self._listening:
+            self._listening = False
+            self._go_on()
+
+    def interrupt(self) -> None:
+        """End where it is, unless the handler does not let itself be interrupted."""
+        if self._exit is not None or self.current is None or self._world.chance(0.3):
+            return
+        try:
+            self._life.throw(Cut())
+        except StopIteration:
+            self._live_no_more()
+        except Dies as death:
+            self.die(death.returncode)
+        else:
+            raise AssertionError("it goes on after its interruption")
+
+    def die(self, returncode: int) -> None:
+        """Take all others along."""
+        self._runner.die(returncode)
+
+    def _live_no_more(self) -> None:
+        self.vanish()
+        self._runner.ended(self._number)
+
+
+def born(world: World, number: int, **birth: object) -> SimulatedRunner:
+    """Return a runner of the kind that is wanted."""
+    return (SharedRunner if birth["isolation"] == "shared" else SimulatedRunner)(world, number, **birth)
 
 
 def _held(assignment: m.Assignment) -> Held:
@@ -801,6 +979,9 @@ _KINDS: dict[str, tuple[Literal["compute", "checkpoint", "step"], ...]] = {
     "morning": ("compute", "step", "checkpoint"),
     "grace": ("compute",),
     "timed": ("step", "compute"),
+    "together": ("compute", "step"),
+    "limited": ("compute", "checkpoint", "step"),
+    "hurried": ("step", "compute"),
     "media": ("step", "checkpoint"),
     "cron": ("step",),
 }
@@ -812,6 +993,9 @@ _LENGTH = {
     "morning": 4,
     "grace": 2,
     "timed": 3,
+    "together": 3,
+    "limited": 3,
+    "hurried": 3,
     "media": 2,
     "cron": 2,
 }
@@ -824,9 +1008,11 @@ _LENGTH = {
 class Fact:
     """How an attempt ended in its runner, whatever the supervisor made of it."""
 
-    what: Literal["returned", "raised", "released", "cancelled", "abandoned", "died"]
+    what: Literal["returned", "raised", "released", "cancelled", "abandoned", "interrupted", "died"]
     stopped: bool = False
     """The supervisor had sent a signal before."""
+    among: int = 1
+    """How many died with it, itself included."""
 
 
 class Witness:
@@ -866,6 +1052,17 @@ class Witness:
     def arrives(self, held: Held) -> None:
         """An execution has come into a runner's hands."""
         self._arrived[held] = self._world.now
+
+    def shares(self, assignment: m.Assignment, others: list[m.Assignment]) -> None:
+        """An execution begins in a shared runner, beside others."""
+        if len(others) >= SLOTS:
+            raise Violation(f"{_held(assignment)} begins beside {len(others)} others")
+        if others and (suspects := self._suspects() & {one.execution for one in (assignment, *others)}):
+            raise Violation(f"{suspects} are suspects and not alone: {assignment}, {others}")
+
+    def _suspects(self) -> set[str]:
+        with self._world.database.reading() as connection:
+            return set(connection.scalars(select(_e.id).where(_e.suspect == 1)))
 
     def begins(self, assignment: m.Assignment) -> None:
         """A handler begins."""
@@ -919,6 +1116,8 @@ class Witness:
                 self._facts[held] = Fact("returned")
             case m.Failed():
                 self._facts[held] = Fact("raised")
+            case m.Interrupted():
+                self._facts[held] = Fact("interrupted")
             case m.Released():
                 word: m.Word = report.word
                 self._facts[held] = Fact(
@@ -927,10 +1126,10 @@ class Witness:
             case None:
                 self._facts[held] = Fact("abandoned")
 
-    def died(self, assignment: m.Assignment, order: signal.Signals | None) -> None:
-        """A runner has died with a handler running."""
+    def died(self, assignment: m.Assignment, order: signal.Signals | None, among: int) -> None:
+        """A runner has died with a handler running, of so many."""
         del self._live[assignment.execution]
-        self._facts[_held(assignment)] = Fact("died", stopped=order is not None)
+        self._facts[_held(assignment)] = Fact("died", stopped=order is not None, among=among)
 
     def died_in_doubt(self, in_hand: list[Held]) -> None:
         """A runner has died and its page cannot be read: only order tells who may have been running."""
@@ -998,12 +1197,16 @@ class Witness:
                 allowed |= {"failed"}
             case Fact("released"):
                 allowed |= {"released"}
-            case Fact("died", stopped=False):
+            case Fact("died", stopped=False, among=1):
                 allowed |= {"crashed"}
+            case Fact("died", stopped=False):
+                allowed |= {"stopped"}
             case Fact("died", stopped=True):
                 allowed |= {"stopped"}
-                if row.task == "timed":
+                if row.task in ("timed", "hurried"):
                     allowed |= {"crashed"}
+            case Fact("interrupted"):
+                allowed |= {"crashed" if row.task == "hurried" else "stopped"}
         if held[0] in self.cancelled:
             allowed |= {"cancelled"}
         if held in self._in_doubt:
@@ -1204,7 +1407,7 @@ def _move_into(world: World, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(supervisor, "Journal", partial(SimulatedJournal, world))
     patch.setattr(staff, "Leftovers", NoLeftovers)
     patch.setattr(staff, "adopt_orphans", lambda: False)
-    patch.setattr(staff, "Child", partial(SimulatedRunner, world))
+    patch.setattr(staff, "Child", partial(born, world))
 
 
 def _one_life(world: World) -> bool:
