@@ -118,7 +118,7 @@ class Staff:
             child = Child(
                 number,
                 isolation=slot.pool.isolation,
-                at_once=self._roster.at_once,
+                at_once=self._roster.at_once if slot.pool.isolation == "shared" else 1,
                 app=self._app,
                 paths=self._paths,
                 endpoint=self._router.endpoint,

@@ -109,11 +109,11 @@ def _run_until_either(
         life.result()
 
 
-async def end_leftovers(leftovers: set[asyncio.Task[Any]]) -> None:
-    """Cancel what a handler left running, and wait a moment for it to end."""
+async def end_leftovers(leftovers: set[asyncio.Task[Any]], grace: float = LEFTOVER_GRACE) -> None:
+    """Cancel what a handler left running, and wait so many seconds for it to end."""
     for task in leftovers:
         task.cancel()
-    _, stubborn = await asyncio.wait(leftovers, timeout=LEFTOVER_GRACE)
+    _, stubborn = await asyncio.wait(leftovers, timeout=grace)
     for task in stubborn:
         log.warning("a task that the handler left behind ignores its cancellation: %r", task)
 

@@ -29,6 +29,10 @@ from conductor_protocol import messages
 from conductor_protocol.messages import Assignment, Finished, Report
 from conductor_protocol.recorder import Record, Recorder
 
+FAMILY_GRACE = 1.0
+"""Seconds that tasks which a handler left behind may take to end; less than ``stop_grace``, after which an
+interrupted handler that has not reported is stopped with its runner."""
+
 Family: TypeAlias = WeakSet["asyncio.Task[Any]"]
 """The asyncio tasks that one handler has started, itself included."""
 
@@ -124,7 +128,7 @@ class SharedSession:
             # Steps that run beside the one that was told have effects already: let them end and be recorded.
             await link.steps_ended()
         if leftovers := {task for task in family if not task.done()}:
-            await end_leftovers(leftovers)
+            await end_leftovers(leftovers, FAMILY_GRACE)
         link.end()
         return handler
 
