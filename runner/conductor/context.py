@@ -13,7 +13,7 @@ import math
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from functools import cached_property, partial
-from typing import Any, ParamSpec, Protocol, TypeVar, overload
+from typing import Any, NoReturn, ParamSpec, Protocol, SupportsIndex, TypeVar, overload
 
 import msgspec
 
@@ -95,6 +95,16 @@ class _Common:
         self._replay = Replay(assignment.steps, assignment.steps_recorded)
         self.state: Any = state
         """What ``@app.lifespan`` yielded in this runner; None without one."""
+
+    def __reduce_ex__(self, _protocol: SupportsIndex) -> NoReturn:
+        """Refuse to be copied or pickled.
+
+        :raises TypeError: always.
+        """
+        raise TypeError(
+            "ctx cannot be copied or pickled: it belongs to this run of the handler, in this process. Pass "
+            "on what is needed of it, such as ctx.execution_id; threads may share it as it is"
+        )
 
     @property
     def execution_id(self) -> str:
