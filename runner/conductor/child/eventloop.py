@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from types import TracebackType
 from typing import Any, Self
 
+from conductor.child import forks
 from conductor.child.control import Intents
 from conductor.child.handlerlink import HandlerLink, word_on_step
 from conductor.child.link import DataLink, expect
@@ -80,13 +81,18 @@ class EventLoop:
                 return loop.run_until_complete(handler)
             except Released as released:
                 # Steps that run beside this one have effects already: let them end and be recorded.
-                if released.word in LETS_STEPS_END:
+                if released.word in LETS_STEPS_END and not forks.in_child:
                     loop.run_until_complete(link.steps_ended())
                 raise
             finally:
-                leftovers = asyncio.all_tasks(loop) - self._lasting
-                if leftovers:
-                    loop.run_until_complete(end_leftovers(leftovers))
+                if not forks.in_child:
+                    self._end_leftovers()
+
+    def _end_leftovers(self) -> None:
+        loop = self._runner.get_loop()
+        leftovers = asyncio.all_tasks(loop) - self._lasting
+        if leftovers:
+            loop.run_until_complete(end_leftovers(leftovers))
 
     def serve(self, session: Coroutine[Any, Any, None], data: DataLink) -> None:
         """Run a session, which itself runs handlers, to its end."""

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 
+from conductor.child import forks
 from conductor.child.control import Intents
 from conductor.child.link import DataLink, Reply, Request, expect
 from conductor.errors import StepRefused
@@ -37,6 +38,8 @@ class HandlerLink:
 
     def stop_wanted(self) -> bool:
         """Tell whether a release or cancellation has been pushed."""
+        if forks.in_child:
+            raise forks.refusal()
         return self._intents.wanted(self._held)
 
     def progress(self, done: float, total: float | None, message: str) -> None:
@@ -54,12 +57,15 @@ class HandlerLink:
 
     def step_begins(self, name: str) -> None:
         """Record that a step's function is about to be called."""
+        self._check_running()
         with self._steps_lock:
             self._steps[name] = None
             self._recorder.begin_step(name)
 
     def step_ended(self, name: str) -> None:
         """Record that a step has ended; of several at once, the one that began last is on the record."""
+        if forks.in_child:  # another thread of the runner's may have held the lock
+            return
         with self._steps_lock:
             del self._steps[name]
             if self._ended:
@@ -76,6 +82,8 @@ class HandlerLink:
             self._ended = True
 
     def _check_running(self) -> None:
+        if forks.in_child:
+            raise forks.refusal()
         if self._ended:
             raise UsageError(
                 f"execution {self._held[0]} has ended in this runner; threads and tasks that a handler "

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, TypeAlias, TypeVar, get_args
 
 import zmq
 
+from conductor.child import forks
 from conductor_protocol import messages as m
 from conductor_protocol.codec import MAX_FRAME, pack, pack_json, unpack_answer, unpack_to_runner
 from conductor_protocol.errors import ProtocolError, UsageError
@@ -70,6 +71,7 @@ class DataLink:
         self.terms = m.Welcome(heartbeat=0, max_result=0)
         """What the supervisor said when it let us in."""
         self.max_result = 0
+        forks.when_forked(self._disown)
 
     def open(self, socket: zmq.Socket[bytes], hello: m.Hello, patience: float) -> None:
         """Say hello on a connected socket, which is ours from now on, and wait for the welcome.
@@ -98,8 +100,18 @@ class DataLink:
         os.close(self._wake_read)
         os.close(self._wake_write)
 
+    def _disown(self) -> None:
+        """In a process that was forked from the runner: let nothing reach the socket, nor wait for a thread
+        that is not here.
+        """
+        self._socket = None  # pyzmq closes it for the process only that has made it
+        self._lock = threading.Lock()
+        self._loop = self._loop_thread = None
+
     @property
     def _open_socket(self) -> zmq.Socket[bytes]:
+        if forks.in_child:
+            raise forks.refusal()
         if self._socket is None:
             raise UsageError(
                 "the supervisor cannot be asked before the runner's lifespan is set up, or after it"
@@ -232,6 +244,8 @@ class DataLink:
         """Send a request and await its reply, in the handler's event loop or in any other."""
         import asyncio
 
+        if forks.in_child:
+            raise forks.refusal()
         loop = asyncio.get_running_loop()
         if loop is not self._loop:
             return await asyncio.to_thread(self.request, make)

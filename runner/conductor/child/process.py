@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from conductor.app import Conductor
+from conductor.child import forks
 from conductor.child.connection import Connection
 from conductor.child.control import end_at_once
 from conductor.child.ending import COUNTDOWN, end_within
@@ -54,12 +55,19 @@ def run() -> int:
 def born() -> tuple[BinaryIO, Birth]:
     """Begin as a child of the supervisor: return the lifeline, and what it has told us."""
     lifeline = _inherited_lifeline()
+    forks.watch()
     _prepare_signals()
     _prepare_output()
-    birth = read_birth(lifeline)
+    birth = told_at_birth(lifeline)
     die_with_the_supervisor(lifeline)
-    os.environ[MARK] = birth.mark  # a forked runner has that of its template
     return lifeline, birth
+
+
+def told_at_birth(lifeline: BinaryIO) -> Birth:
+    """Hear who we are, and bear our own mark: a forked runner has that of its template."""
+    birth = read_birth(lifeline)
+    os.environ[MARK] = birth.mark
+    return birth
 
 
 def imported(birth: Birth) -> Conductor | None:
@@ -69,6 +77,7 @@ def imported(birth: Birth) -> Conductor | None:
     except UsageError as error:
         sys.stderr.write(f"{error}\n")
         return None
+    forks.end_if_forked()
     _prepare_logging()
     return app
 
@@ -76,9 +85,11 @@ def imported(birth: Birth) -> Conductor | None:
 def serve(app: Conductor, birth: Birth, lifeline: BinaryIO) -> None:
     """Run what the supervisor assigns, until it says stop."""
     recorder = Recorder(Path(birth.recorder), birth.at_once if birth.isolation == "shared" else 0)
+    forks.when_forked(recorder.disown)
     with _event_loop(app) as loop, Connection(birth, lifeline.fileno(), recorder) as connection:
         enter_runner(app.database_url(), connection.data)
         with shared(app.lifespan_function, loop) as state:
+            forks.end_if_forked()
             connection.open()
             with end_within(connection.data.terms.end_grace):
                 _session(birth, app, connection, recorder, loop).run(state)

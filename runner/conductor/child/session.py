@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from conductor import values
 from conductor.app import Conductor
-from conductor.child import reports
+from conductor.child import forks, reports
 from conductor.child.control import Intents
 from conductor.child.handlerlink import SyncLink
 from conductor.child.limits import memory_limit
@@ -80,8 +80,10 @@ class Session:
         try:
             with memory_limit(assignment.memory):
                 result = self._call(task, event, assignment, link, state)
+            forks.end_if_forked()
             encoded = encoded_result(task, result, self._data.max_result)
         except BaseException as error:  # noqa: BLE001  # whatever leaves a handler ends its attempt, not the runner
+            forks.end_if_forked(error)
             link.end()
             return reports.ended_by(error, assignment, task.retry, time.monotonic() - started)
         link.end()

@@ -17,7 +17,7 @@ from typing import Any, TypeAlias
 from weakref import WeakSet
 
 from conductor.app import Conductor
-from conductor.child import reports
+from conductor.child import forks, reports
 from conductor.child.control import Intents
 from conductor.child.eventloop import LETS_STEPS_END, AsyncLink, EventLoop, end_leftovers
 from conductor.child.link import DataLink
@@ -135,7 +135,13 @@ class SharedSession:
 
 async def _call(task: Task[..., Any, Any], event: Event[Any], context: AsyncContext) -> object:
     """Call a handler inside its own asyncio task, so that whatever the call raises ends that."""
-    return await task.function(event, context)
+    try:
+        result = await task.function(event, context)
+    except BaseException as error:
+        forks.end_if_forked(error)
+        raise
+    forks.end_if_forked()
+    return result
 
 
 def _was_released(handler: asyncio.Task[object]) -> bool:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from conductor.app import Conductor
+from conductor.child import forks
 from conductor.child.process import (
     born,
     die_with_the_supervisor,
@@ -26,9 +27,9 @@ from conductor.child.process import (
     flush_all,
     imported,
     serve,
+    told_at_birth,
 )
 from conductor_protocol import template as protocol
-from conductor_protocol.birth import read_birth
 from conductor_protocol.errors import ProtocolError, UsageError
 from conductor_protocol.template import Cannot, Forked, FromTemplate, NotForked, Ready, TheirEnds
 
@@ -216,11 +217,12 @@ def _fork_again(pid_write: int) -> None:
 
 def _be_a_runner(app: Conductor, ends: TheirEnds, supervisor: int) -> int:
     """Run one execution, as :func:`conductor.child.process.run` would run many; return the exit status."""
+    forks.watch()
     with suppress(PermissionError):
         os.setpgid(0, 0)
     _take_streams(ends)
     lifeline = os.fdopen(ends.birth, "rb")
-    birth = read_birth(lifeline)
+    birth = told_at_birth(lifeline)
     # The birth is told only to a child of the supervisor's. Had it died since, it would not be our parent.
     if os.getppid() != supervisor:
         return 1
