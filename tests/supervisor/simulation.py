@@ -543,6 +543,7 @@ class SimulatedRunner:
         self._wanted_to_stop: set[Held] = set()
         self._stop = False
         self._has_left = False
+        self._worn = False
         self._seq = 0
         self._listening = False
         self._life = self._live()
@@ -617,7 +618,8 @@ class SimulatedRunner:
         match message:
             case m.Recall():
                 for unread in self._inbox:
-                    self._queue.extend(_assigned(unread))
+                    if not self._worn:
+                        self._queue.extend(_assigned(unread))
                 self._inbox = deque(one for one in self._inbox if not isinstance(one, m.Assign))
                 self.wire.to_supervisor("control", m.Returned([_held(one) for one in self._queue]))
                 self._queue.clear()
@@ -664,6 +666,8 @@ class SimulatedRunner:
         while True:
             while self._queue:
                 yield from self._run(self._queue.popleft())
+                if not self._worn and self._world.chance(0.02):
+                    self._wear_out()
             if self._stop:
                 break
             yield from self._read()
@@ -673,12 +677,19 @@ class SimulatedRunner:
             self.wire.to_supervisor("control", m.Heartbeat())
             self._world.after(SETTINGS.heartbeat, self._beat)
 
+    def _wear_out(self) -> None:
+        """Begin nothing more, and say so."""
+        self._worn = True
+        self._queue.clear()
+        self.wire.to_supervisor("data", m.Worn("as chance will have it"))
+
     def _read(self) -> Turn[m.ToRunner]:
         """Wait for a message on the data channel; note what it brings."""
         while not self._inbox:
             yield None
         message = self._inbox.popleft()
-        self._queue.extend(_assigned(message))
+        if not self._worn:
+            self._queue.extend(_assigned(message))
         if isinstance(message, m.Stop):
             self._stop = True
         return message
