@@ -26,8 +26,8 @@ MESS = {
     "Ctrl-C": "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)",
     "an alarm": "import signal; signal.alarm(3600); signal.signal(signal.SIGALRM, print)",
     "a repeating timer": "import signal; signal.setitimer(signal.ITIMER_REAL, 3600, 60)",
-    "a timer of processor time": "import signal; signal.setitimer(signal.ITIMER_PROF, 3600)",
-    "a virtual timer": "import signal; signal.setitimer(signal.ITIMER_VIRTUAL, 3600)",
+    "a profiling timer": "import signal, time; signal.setitimer(signal.ITIMER_PROF, 60); time.sleep(0.02)",
+    "a virtual timer": "import signal, time; signal.setitimer(signal.ITIMER_VIRTUAL, 3600); time.sleep(0.02)",
     "stdout": "import io, sys; sys.stdout = io.StringIO()",
     "no streams": "import sys; del sys.stdin, sys.stdout, sys.stderr",
 }
@@ -37,10 +37,10 @@ WORN = {
     "sys.stdout.close()": "its stdout was closed by task do",
     "os.close(2)": "its stderr was closed by task do",
     "sys.stderr.detach()": "its stderr was closed by task do",
-    "os.dup2(os.open('/dev/null', os.O_WRONLY), 1); time.sleep(0.06)": "its stdout was pointed elsewhere",
-    "[os.dup(0) for _ in range(200)]; time.sleep(0.06)": "descriptors are left open after task do",
-    "time.sleep(0.06)\nwhile True:\n  try: os.dup(0)\n  except OSError: break": "its descriptors are used up",
-    "shutil.rmtree(os.getcwd()); time.sleep(0.06)": "its working directory is gone after task do",
+    "os.dup2(os.open('/dev/null', os.O_WRONLY), 1); time.sleep(0.02)": "its stdout was pointed elsewhere",
+    "[os.dup(0) for _ in range(200)]; time.sleep(0.02)": "descriptors are left open after task do",
+    "time.sleep(0.02)\nwhile True:\n  try: os.dup(0)\n  except OSError: break": "its descriptors are used up",
+    "shutil.rmtree(os.getcwd()); time.sleep(0.02)": "its working directory is gone after task do",
 }
 
 
@@ -102,7 +102,7 @@ def test_what_cannot_be_put_back_makes_the_runner_worn(supervisor: FakeSuperviso
 
 def test_a_few_descriptors_left_open_are_no_wear(supervisor: FakeSupervisor) -> None:
     """Connections and caches live from one execution to the next."""
-    do(supervisor, "import os, time; [os.dup(0) for _ in range(50)]; time.sleep(0.06)")
+    do(supervisor, "import os, time; [os.dup(0) for _ in range(50)]; time.sleep(0.02)")
     look(supervisor)
     assert supervisor.stop() == 0
 

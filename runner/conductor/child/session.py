@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import sys
 import time
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from conductor import values
@@ -139,5 +138,7 @@ def encoded_result(task: Task[..., Any, Any], result: object, max_result: int) -
 def flush_output() -> None:
     """Pass on what user code has printed, as far as there is still a way."""
     for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError, ValueError, AttributeError):  # closed by a handler: the runner is worn
+        try:
             stream.flush()
+        except (OSError, ValueError, AttributeError):  # free where nothing is raised
+            continue  # closed by a handler: the runner is worn
