@@ -13,6 +13,7 @@ from conductor_protocol.errors import ProtocolError
 BIRTH = Birth(
     runner=3,
     secret=bytes(range(256)),
+    mark="/run/user/1000/conductor/1f:3",
     endpoint="ipc:///run/user/1000/conductor/1f/runners",
     recorder="/run/user/1000/conductor/1f/runner-3",
     app="shop.tasks:app",
@@ -31,7 +32,7 @@ def test_a_birth_record_crosses_a_pipe_that_stays_open() -> None:
 
 def test_a_record_larger_than_the_pipe_arrives_whole() -> None:
     """A pipe takes 64 KiB at once; paths may be many."""
-    large = Birth(1, b"", "e", "r", "a", [f"/srv/{number:0>500}" for number in range(400)])
+    large = Birth(1, b"", "m", "e", "r", "a", [f"/srv/{number:0>500}" for number in range(400)])
     read_end, write_end = os.pipe()
     writer = Thread(target=write_birth, args=(write_end, large))
     writer.start()

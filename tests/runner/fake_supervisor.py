@@ -73,6 +73,7 @@ class FakeSupervisor:
             Birth(
                 runner=1,
                 secret=SECRET,
+                mark=f"{folder}:1",
                 endpoint=f"ipc://{folder}/s",
                 recorder=str(recorder),
                 app=app,

@@ -243,7 +243,7 @@ def test_two_tasks_of_one_name_are_both_named() -> None:
 
 def test_a_way_of_isolation_that_there_is_not_is_refused_with_those_that_there_are() -> None:
     """All of them."""
-    with pytest.raises(UsageError, match='isolation: expected one of "runner", "fresh", "shared", got None'):
+    with pytest.raises(UsageError, match='isolation: expected "runner", "fresh" or "shared", got None'):
         declared(isolation=None)  # type: ignore[typeddict-item]
 
 

@@ -896,6 +896,7 @@ class Strand(SimulatedRunner):
         self._exit = None
         self._queue = deque()
         self._inbox = deque()
+        self._worn = self._has_left = False
         self._seq = number * STRIDE
         self._listening = False
         self._life = self._run(assignment)
