@@ -12,6 +12,7 @@ import msgspec
 from conductor import values
 from conductor.context import AsyncContext, Context
 from conductor.errors import ConductorError, Released, ResultMismatch, UsageError
+from conductor.inprocess import AsyncLocalLink, LocalLink
 from conductor.tasks import Task
 from conductor_protocol.manifest import INVOKE_EVENT
 from conductor_protocol.messages import Assignment, RecordedStep, Word
@@ -137,7 +138,7 @@ class _Run(Generic[R]):
 
     def sync(self) -> R:
         """Run a sync handler."""
-        context = _Context(self._assignment, _Link(self._answers), self._state)
+        context = _Context(self._assignment, LocalLink(self._answers), self._state)
         try:
             return self._as_a_client_gets_it(self._task.function(self._task.event(self._assignment), context))
         except Released as released:
@@ -145,7 +146,7 @@ class _Run(Generic[R]):
 
     async def awaited(self) -> R:
         """Run an async handler."""
-        context = _AsyncContext(self._assignment, _AsyncLink(self._answers), self._state)
+        context = _AsyncContext(self._assignment, AsyncLocalLink(self._answers), self._state)
         try:
             result = await self._task.function(self._task.event(self._assignment), context)
             return self._as_a_client_gets_it(result)
@@ -170,7 +171,9 @@ class _Run(Generic[R]):
 
 
 class _Answers:
-    """What a supervisor would say to this handler."""
+    """What a supervisor would say to this handler: :class:`conductor.inprocess.Answers`."""
+
+    max_result = MAX_RESULT
 
     def __init__(self, steps: dict[str, bytes], stop_after: str | int | None, word: Word) -> None:
         self._steps = steps
@@ -184,7 +187,7 @@ class _Answers:
         """What is said now."""
         return self._word if self._stopping else "go on"
 
-    def ask(self) -> Word:
+    def ask(self, _step: str | None) -> Word:
         word = self.word
         self._asked += 1
         self._stopping = self._stopping or self._asked == self._stop_after
@@ -195,20 +198,8 @@ class _Answers:
         self._stopping = self._stopping or name == self._stop_after
         return self.word
 
-
-class _Signals:
-    """What both kinds of link have in common."""
-
-    max_result = MAX_RESULT
-
-    def __init__(self, answers: _Answers) -> None:
-        self._answers = answers
-
-    def stop_wanted(self) -> bool:
-        return self._answers.word != "go on"
-
-    def progress(self, done: float, total: float | None, message: str) -> None:
-        """Nobody looks."""
+    def load(self, _name: str) -> list[RecordedStep]:
+        return []  # all that is recorded came with the assignment
 
     def step_begins(self, name: str) -> None:
         """Nobody needs to know."""
@@ -216,39 +207,8 @@ class _Signals:
     def step_ended(self, name: str) -> None:
         """Nobody needs to know."""
 
-
-class _Link(_Signals):
-    """:class:`conductor.context.Link`, answered at once."""
-
-    def ask(self, _step: str | None, _timeout: float | None) -> Word:
-        return self._answers.ask()
-
-    def record_step(self, name: str, result: bytes, _duration: float) -> Word:
-        return self._answers.record(name, result)
-
-    def load_steps(self, _name: str) -> tuple[list[RecordedStep], Word]:
-        return [], self._answers.word
-
-    def pause(self, _duration: float) -> None:
-        return
-
-
-class _AsyncLink(_Signals):
-    """:class:`conductor.context.AsyncLink`, answered in the loop's next turn, so that coroutines mix."""
-
-    async def ask(self, _step: str | None, _timeout: float | None) -> Word:
-        await asyncio.sleep(0)
-        return self._answers.ask()
-
-    async def record_step(self, name: str, result: bytes, _duration: float) -> Word:
-        await asyncio.sleep(0)
-        return self._answers.record(name, result)
-
-    async def load_steps(self, _name: str) -> tuple[list[RecordedStep], Word]:
-        return [], self._answers.word
-
-    async def pause(self, _duration: float) -> None:
-        await asyncio.sleep(0)
+    def seconds_to_wait(self, _between_tries: float) -> float:
+        return 0.0
 
 
 class _AsksAlways:
