@@ -2,7 +2,8 @@
 
 ConductorError (protocol)
 ├── UsageError (protocol)     what was written cannot be meant; the message says what to write
-│   └── PayloadMismatch       a payload does not fit what its task expects
+│   ├── PayloadMismatch       a payload does not fit what its task expects
+│   └── NotInReplay           a client's call that would write, made in a replay
 ├── NotStorable               a result or payload cannot be written as JSON
 │   └── TooLarge              it can, but is larger than allowed
 ├── ResultMismatch            a stored result does not fit the annotation that should read it
@@ -35,6 +36,7 @@ __all__ = [
     "ExecutionFailed",
     "ExecutionNotFound",
     "Fail",
+    "NotInReplay",
     "NotStorable",
     "OperationRefused",
     "PayloadMismatch",
@@ -50,6 +52,10 @@ __all__ = [
 
 class PayloadMismatch(UsageError):
     """A payload does not fit what its task expects; the message has the path to the field."""
+
+
+class NotInReplay(UsageError):
+    """A client's call that would write, made in a replay: it writes nothing."""
 
 
 class NotStorable(ConductorError):

@@ -6,6 +6,7 @@ The arguments say what for::
     template                     import the app, and fork runners that run one execution each
     describe APP [PATH...]       answer what the app declares
     check APP TASK [PATH...]     answer whether the payload on stdin is what the task expects
+    replay TOLD NOTES            run a handler in the foreground; both are descriptors of files
 """
 
 from __future__ import annotations
@@ -32,6 +33,10 @@ def main(arguments: list[str]) -> int:
             from conductor.child.describe import check
 
             return check(app, task, paths)
+        case ["replay", told, notes]:
+            from conductor.child.replaying import replay
+
+            return replay(int(told), int(notes))
     sys.stderr.write("This is started by conductor-supervisor; write: conductor-supervisor start APP\n")
     return 2
 

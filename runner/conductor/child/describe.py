@@ -82,11 +82,17 @@ def _asked(
         return 0, question(load(app, paths))
     except PayloadMismatch as error:
         return 2, NoAnswer(Problem("payload", str(error)))
-    except UsageError as error:
-        return 2, NoAnswer(Problem("usage", _place(error) + str(error)))
     except BaseException as error:  # noqa: BLE001  # sys.exit() and Ctrl-C in an app's module are answers too
-        message = f"app {app} cannot be imported: {type(error).__qualname__}: {error}"
-        return 1, NoAnswer(Problem("import", message, trimmed_traceback(error)))
+        problem = problem_with(app, error)
+        return 2 if problem.kind == "usage" else 1, NoAnswer(problem)
+
+
+def problem_with(app: str, error: BaseException) -> Problem:
+    """Return what is wrong with an app, from what its import raised."""
+    if isinstance(error, UsageError):
+        return Problem("usage", _place(error) + str(error))
+    message = f"app {app} cannot be imported: {type(error).__qualname__}: {error}"
+    return Problem("import", message, trimmed_traceback(error))
 
 
 def _place(error: UsageError) -> str:

@@ -106,6 +106,16 @@ class EventLoop:
                     loop.run_until_complete(main)
             main.result()
 
+    def run_alone(self, handler: Coroutine[Any, Any, object]) -> object:
+        """Run a handler that no supervisor listens to, to its end, and return what it returns."""
+        loop = self._runner.get_loop()
+        try:
+            return loop.run_until_complete(handler)
+        finally:
+            leftovers = asyncio.all_tasks(loop) - self._lasting
+            if leftovers:
+                loop.run_until_complete(_end(leftovers))
+
 
 def _run_until_either(
     loop: asyncio.AbstractEventLoop, life: asyncio.Task[None], ready: asyncio.Future[Any]
