@@ -5,6 +5,7 @@
 ``start``       run the supervisor
 ``executions``  invoke, cancel, retry
 ``looking``     list, show
+``replay``      replay
 ``declared``    tasks, schedules
 ``operate``     status, pause, resume, stop
 ``upkeep``      migrate, completion
@@ -34,6 +35,7 @@ COMMANDS = {
     "retry": "executions",
     "list": "looking",
     "show": "looking",
+    "replay": "replay",
     "tasks": "declared",
     "schedules": "declared",
     "pause": "operate",

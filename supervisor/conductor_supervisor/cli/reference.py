@@ -23,6 +23,7 @@ from conductor_protocol.operations import (
 from conductor_supervisor.cli.declared import ScheduleView, TaskView
 from conductor_supervisor.cli.doctor import Finding, Health
 from conductor_supervisor.cli.operate import Paused, StatusView, SupervisorView
+from conductor_supervisor.cli.replay import End, ReplayView
 from conductor_supervisor.cli.waiting import Waiting
 from conductor_supervisor.control import Beside, RunnerStatus
 from conductor_supervisor.settings import QUEUE, SETTINGS, TASK
@@ -99,6 +100,7 @@ WORDS: dict[str, object] = {
     "Kind": Kind,
     "CatchUp": CatchUp,
     "Health": Health,
+    "End": End,
 }
 """Types of fields that hold one of a few words."""
 
@@ -108,6 +110,8 @@ JSON_OUTPUT: tuple[tuple[str, tuple[type[Struct], ...]], ...] = (
         (ExecutionView, AttemptView, CrashReport, Failure, StepView, ProgressView),
     ),
     ("`status --json`", (StatusView, SupervisorView, RunnerStatus, Beside, Paused, Waiting)),
+    ("`status --json`", (StatusView, SupervisorView, RunnerStatus, Paused, Waiting)),
+    ("`replay ID --json`; its `Failure` is that of `show`", (ReplayView,)),
     ("`tasks --json` is an array", (TaskView, WindowSpec)),
     ("`schedules --json` is an array", (ScheduleView,)),
     ("`doctor --json` is an array", (Finding,)),
