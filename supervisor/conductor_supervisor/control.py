@@ -75,7 +75,9 @@ class RunnerStatus(Struct, frozen=True, kw_only=True):
     beside: list[Beside] = []
     """What a shared runner runs beside the execution above, which it has had longest."""
     memory: int | None = None
-    """Resident bytes."""
+    """Resident bytes, with the processes that it has started."""
+    cpu_seconds: float | None = None
+    """Processor time since it was started, with that of the processes that it has started."""
     done: float | None = None
     total: float | None = None
     message: str = ""
@@ -95,6 +97,10 @@ class Status(Struct, frozen=True, kw_only=True, tag=True):
     runners: list[RunnerStatus]
     memory: int
     """Resident bytes of the supervisor itself."""
+    cpu_seconds: float = 0.0
+    """Processor time of the supervisor itself since it was started."""
+    ended: int = 0
+    """Attempts that have ended since it was started, whatever their outcome."""
 
 
 class Accepted(Struct, frozen=True, tag=True):

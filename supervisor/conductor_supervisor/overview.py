@@ -5,13 +5,22 @@ from __future__ import annotations
 import time
 
 from conductor_supervisor.control import Beside, RunnerStatus
+from conductor_supervisor.processes.usage import Meter, Usage
 from conductor_supervisor.roster import Held, Roster, Runner, Slot
 
 
-def overview(roster: Roster) -> list[RunnerStatus]:
-    """Tell of every slot what its runner does, and of runners that finish with older code."""
-    slots = [_vacant(slot) if slot.runner is None else _taken(slot, slot.runner) for slot in roster.slots]
-    return slots + [_taken(runner.slot, runner) for runner in roster.retiring()]
+def overview(roster: Roster, meter: Meter) -> list[RunnerStatus]:
+    """Tell of every slot what its runner does, and of runners that finish while another has their slot."""
+    used = meter.with_descendants(runner.child.pid for runner in roster.runners.values())
+    return [
+        *(
+            _vacant(slot)
+            if slot.runner is None
+            else _taken(slot, slot.runner, used.get(slot.runner.child.pid))
+            for slot in roster.slots
+        ),
+        *(_taken(runner.slot, runner, used.get(runner.child.pid)) for runner in roster.retiring()),
+    ]
 
 
 def _vacant(slot: Slot) -> RunnerStatus:
@@ -26,7 +35,7 @@ def _vacant(slot: Slot) -> RunnerStatus:
     )
 
 
-def _taken(slot: Slot, runner: Runner) -> RunnerStatus:
+def _taken(slot: Slot, runner: Runner, used: Usage | None) -> RunnerStatus:
     running = [_running(runner, held) for held in runner.running()]
     first = running[0] if running else None
     return RunnerStatus(
@@ -43,7 +52,8 @@ def _taken(slot: Slot, runner: Runner) -> RunnerStatus:
         step_seconds=first.step_seconds if first is not None else None,
         in_hand=len(runner.held),
         beside=running[1:],
-        memory=resident_memory(runner.child.pid),
+        memory=used.memory if used is not None else None,
+        cpu_seconds=used.cpu_seconds if used is not None else None,
         done=first.done if first is not None else None,
         total=first.total if first is not None else None,
         message=first.message if first is not None else "",
@@ -73,13 +83,3 @@ def _state(runner: Runner) -> str:
     if not runner.held:
         return "stopping" if runner.stop_said else "idle"
     return "busy"
-
-
-def resident_memory(pid: int) -> int | None:
-    """Return a process's memory in bytes; None if it has ended."""
-    import psutil
-
-    try:
-        return int(psutil.Process(pid).memory_info().rss)
-    except psutil.Error:
-        return None

@@ -31,8 +31,9 @@ from conductor_supervisor.errors import SupervisorError
 from conductor_supervisor.intake import Intake, Schedule
 from conductor_supervisor.journal import Journal
 from conductor_supervisor.overrides import effective
-from conductor_supervisor.overview import overview, resident_memory
+from conductor_supervisor.overview import overview
 from conductor_supervisor.processes import leftovers
+from conductor_supervisor.processes.usage import Meter
 from conductor_supervisor.reload import Reload
 from conductor_supervisor.roster import Held, Pool, Roster, Runner, Task
 from conductor_supervisor.router import Router
@@ -210,6 +211,7 @@ class Supervisor:
         self._child_died = True
         self._kill_at = float("inf")
         self._killed = False
+        self._meter = Meter()
         self._next_tick = 0.0
         self._progress_at = 0.0
         self._poller = zmq.Poller()
@@ -505,14 +507,17 @@ class Supervisor:
             if request.now:
                 self._kill_at = time.monotonic()
             return control.Accepted()
+        used = self._meter.itself()
         return control.Status(
             pid=os.getpid(),
             app=self._manifest.app,
             database=self._database.url_for_people,
             state="draining" if self._work.draining else "running",
             started=self._started,
-            runners=overview(self._roster),
-            memory=resident_memory(os.getpid()) or 0,
+            runners=overview(self._roster, self._meter),
+            memory=used.memory,
+            cpu_seconds=used.cpu_seconds,
+            ended=sum(self._work.outcomes.values()),
         )
 
 

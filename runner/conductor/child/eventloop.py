@@ -112,9 +112,7 @@ class EventLoop:
         try:
             return loop.run_until_complete(handler)
         finally:
-            leftovers = asyncio.all_tasks(loop) - self._lasting
-            if leftovers:
-                loop.run_until_complete(_end(leftovers))
+            self._end_leftovers()
 
 
 def _run_until_either(

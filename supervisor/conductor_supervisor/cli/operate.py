@@ -42,7 +42,11 @@ class SupervisorView(Struct, frozen=True, kw_only=True):
     """``running`` or ``draining``."""
     started: datetime
     memory: int
-    """Resident bytes."""
+    """Resident bytes of the supervisor itself."""
+    cpu_seconds: float
+    """Processor time of the supervisor itself since it was started."""
+    ended: int
+    """Attempts that have ended since it was started."""
     runners: list[control.RunnerStatus]
 
 
@@ -73,18 +77,25 @@ def status(site: Site, as_json: bool) -> None:
 
     Which runner does what, how many executions there are in each state, and why ready ones do not run.
     """
-    view = _status(site)
+    view = look(site)
     if as_json:
         render.show_json(view)
         return
     _show_supervisor(view, moment(site.clock.now()))
-    _show_counts(view)
-    for one in view.paused:
-        render.say(f"{one.kind} {one.name} is paused; let it go on: conductor-supervisor resume {one.name}")
-    _show_waiting(view)
+    show_work(view)
 
 
-def _status(site: Site) -> StatusView:
+def show_work(view: StatusView) -> None:
+    """Print how many executions there are, and what waits for what."""
+    render.say()
+    if view.counts:
+        render.table(*count_table(view))
+    for line in work_lines(view):
+        render.say(line)
+
+
+def look(site: Site) -> StatusView:
+    """Return what runs and what waits at this moment."""
     from conductor_supervisor.store import executions, tasks
 
     specs = site.declared()
@@ -113,6 +124,8 @@ def _supervisor(site: Site) -> SupervisorView | None:
         state=answer.state,
         started=moment(answer.started),
         memory=answer.memory,
+        cpu_seconds=answer.cpu_seconds,
+        ended=answer.ended,
         runners=answer.runners,
     )
 
@@ -125,11 +138,12 @@ def _show_supervisor(view: StatusView, now: datetime) -> None:
         return
     render.say(
         f"supervisor  {supervisor.state} {supervisor.app}, process {supervisor.pid}, "
-        f"for {render.took(supervisor.started, now)}, {size_in_words(supervisor.memory)}"
+        f"for {render.took(supervisor.started, now)}, {size_in_words(supervisor.memory)}, "
+        f"{in_words(supervisor.cpu_seconds)} of processor time"
     )
     render.say()
     render.table(
-        ["RUNNER", "PID", "QUEUE", "STATE", "TASK", "EXECUTION", "STEP", "FOR", "MEMORY", "PROGRESS"],
+        ["RUNNER", "PID", "QUEUE", "STATE", "TASK", "EXECUTION", "STEP", "FOR", "MEMORY", "CPU", "PROGRESS"],
         [row for runner in supervisor.runners for row in _runner_rows(runner)],
     )
 
@@ -138,9 +152,18 @@ def _runner_rows(runner: control.RunnerStatus) -> Iterator[Sequence[str]]:
     """One row for each runner; below a shared one, one for each execution beside the first."""
     yield _runner_row(runner)
     for one in runner.beside[:BESIDE_SHOWN]:
-        yield ["", "", "", "", *_execution_cells(one), "", render.progress(one.done, one.total, one.message)]
+        yield [
+            "",
+            "",
+            "",
+            "",
+            *_execution_cells(one),
+            "",
+            "",
+            render.progress(one.done, one.total, one.message),
+        ]
     if (hidden := len(runner.beside) - BESIDE_SHOWN) > 0:
-        yield ["", "", "", "", f"and {hidden} more; --json", "", "", "", "", ""]
+        yield ["", "", "", "", f"and {hidden} more; --json", *[""] * 6]
 
 
 def _execution_cells(one: control.RunnerStatus | control.Beside) -> Sequence[str]:
@@ -160,17 +183,15 @@ def _runner_row(runner: control.RunnerStatus) -> Sequence[str]:
         runner.state,
         *_execution_cells(runner),
         "" if runner.memory is None else size_in_words(runner.memory),
+        "" if runner.cpu_seconds is None else in_words(runner.cpu_seconds),
         render.progress(runner.done, runner.total, runner.message) or runner.note,
     ]
 
 
-def _show_counts(view: StatusView) -> None:
-    if not view.counts:
-        render.say("\nno executions")
-        return
+def count_table(view: StatusView) -> tuple[list[str], list[list[str]]]:
+    """Return headings and rows of a table of executions by task and state."""
     states = [state for state in get_args(State) if any(state in of_task for of_task in view.counts.values())]
-    render.say()
-    render.table(
+    return (
         ["TASK", *(state.upper() for state in states)],
         [
             [task, *(_count(of_task.get(state, 0), state) for state in states)]
@@ -187,12 +208,18 @@ def _count(number: int, state: State) -> str:
     return f"{number:,}" if number else ""
 
 
-def _show_waiting(view: StatusView) -> None:
+def work_lines(view: StatusView) -> Iterator[str]:
+    """Say what the table of executions does not: what is paused, and what waits for what."""
+    if not view.counts:
+        yield "no executions"
+    for paused in view.paused:
+        again = f"conductor-supervisor resume {paused.name}"
+        yield f"{paused.kind} {paused.name} is paused; let it go on: {again}"
     if view.waiting:
-        render.say("\nwaiting")
+        yield "\nwaiting"
     for one in view.waiting:
         until = f", which opens {render.local(one.until)}" if one.until is not None else ""
-        render.say(f"  {one.executions} of {one.task}: {one.reason}{until}")
+        yield f"  {one.executions} of {one.task}: {one.reason}{until}"
 
 
 # pause and resume

@@ -7,14 +7,18 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 import click
 import msgspec
 
 from conductor_protocol.operations import Failure
 from conductor_protocol.units import in_words
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 SHORT_ID = 12
 """Characters of an id's end that a terminal shows: ids begin with the time, so their ends differ most."""
@@ -56,25 +60,40 @@ def compact_json(value: object) -> str:
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Write a table to stdout."""
-    cells = [[printable(cell).replace("\n", " ") for cell in row] for row in rows]
     if sys.stdout.isatty() or os.environ.get("FORCE_COLOR"):
-        _draw(headings, cells)
+        from rich.console import Console
+
+        Console(highlight=False).print(drawn_table(headings, rows))
     else:
-        for line in _plain_lines([list(headings), *cells]):
+        for line in _plain_lines([list(headings), *_cells(rows)]):
             click.echo(line)
 
 
-def _draw(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    from rich.console import Console
+def drawn_table(headings: Sequence[str], rows: Sequence[Sequence[str]], cut: Collection[str] = ()) -> Table:
+    """Return a table for a terminal.
+
+    :param cut: headings of columns whose cells are cut where there is no room, so that each row is one line;
+        without any, all cells are folded.
+    """
     from rich.table import Table
     from rich.text import Text
 
+    cells = _cells(rows)
     drawn = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for column, heading in enumerate(headings):
-        drawn.add_column(heading, overflow="fold", justify="right" if _is_numeric(rows, column) else "left")
-    for row in rows:
-        drawn.add_row(*(Text(cell, style=STYLES.get(cell, "")) for cell in row))
-    Console(highlight=False).print(drawn)
+        drawn.add_column(
+            heading,
+            overflow="ellipsis" if cut else "fold",
+            no_wrap=bool(cut) and heading not in cut,
+            justify="right" if _is_numeric(cells, column) else "left",
+        )
+    for row in cells:
+        drawn.add_row(*(Text(cell, style=STYLES.get(cell, ""), no_wrap=bool(cut) or None) for cell in row))
+    return drawn
+
+
+def _cells(rows: Sequence[Sequence[str]]) -> list[list[str]]:
+    return [[printable(cell).replace("\n", " ") for cell in row] for row in rows]
 
 
 def _plain_lines(rows: Sequence[Sequence[str]]) -> list[str]:
