@@ -6,6 +6,7 @@
 ``executions``  invoke, cancel, retry
 ``looking``     list, show
 ``replay``      replay
+``top``         top
 ``declared``    tasks, schedules
 ``operate``     status, pause, resume, stop
 ``upkeep``      migrate, completion
@@ -30,6 +31,7 @@ COMMANDS = {
     "stop": "operate",
     "reload": "operate",
     "status": "operate",
+    "top": "top",
     "invoke": "executions",
     "cancel": "executions",
     "retry": "executions",

@@ -24,6 +24,7 @@ from conductor_supervisor.cli.declared import ScheduleView, TaskView
 from conductor_supervisor.cli.doctor import Finding, Health
 from conductor_supervisor.cli.operate import Paused, StatusView, SupervisorView
 from conductor_supervisor.cli.replay import End, ReplayView
+from conductor_supervisor.cli.top import Load, TopView
 from conductor_supervisor.cli.waiting import Waiting
 from conductor_supervisor.control import Beside, RunnerStatus
 from conductor_supervisor.settings import QUEUE, SETTINGS, TASK
@@ -111,6 +112,7 @@ JSON_OUTPUT: tuple[tuple[str, tuple[type[Struct], ...]], ...] = (
     ),
     ("`status --json`", (StatusView, SupervisorView, RunnerStatus, Beside, Paused, Waiting)),
     ("`status --json`", (StatusView, SupervisorView, RunnerStatus, Paused, Waiting)),
+    ("`top --json`; its `StatusView` is that of `status`", (TopView, Load)),
     ("`replay ID --json`; its `Failure` is that of `show`", (ReplayView,)),
     ("`tasks --json` is an array", (TaskView, WindowSpec)),
     ("`schedules --json` is an array", (ScheduleView,)),
