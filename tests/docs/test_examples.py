@@ -65,6 +65,7 @@ TASKS: dict[str, dict[str, Expected]] = {
     "docs/retries.md": {"sync-account": Expected("ada", "data of ada")},
     "docs/cancellation.md": {"render": Expected(3, 3)},
     "docs/concurrency.md": {"transcode": Expected("a", "A"), "extract-sound": Expected("B", "b")},
+    "docs/looking.md": {"resize": Expected([{"path": "a.jpg", "width": 500}], 2)},
     "docs/isolation.md": {
         "crash": Expected(state="failed"),
         "add": Expected([1, 2], 3),
