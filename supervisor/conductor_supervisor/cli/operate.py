@@ -152,7 +152,8 @@ def _runner_rows(runner: control.RunnerStatus) -> Iterator[Sequence[str]]:
     """One row for each runner; below a shared one, one for each execution beside the first."""
     yield _runner_row(runner)
     for one in runner.beside[:BESIDE_SHOWN]:
-        yield [
+        said = render.progress(one.done, one.total, one.message)
+        yield ["", "", "", "", *_execution_cells(one), "", "", said]
             "",
             "",
             "",
