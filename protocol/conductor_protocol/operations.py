@@ -22,6 +22,10 @@ FINISHED: frozenset[State] = frozenset({"completed", "failed", "cancelled"})
 """States that nothing but ``retry`` leaves."""
 
 
+Stream: TypeAlias = Literal["stdout", "stderr"]
+"""Where something was printed."""
+
+
 class NewExecution(Struct, frozen=True, kw_only=True):
     """One execution to create."""
 
@@ -82,8 +86,16 @@ class RetryExecution(Struct, frozen=True, tag=True):
     id: str
 
 
+class GetOutput(Struct, frozen=True, tag=True):
+    """Read what an execution has printed, page by page. Answer: :class:`Printed`."""
+
+    id: str
+    after: int = 0
+    """Only what was kept later than this: ``Printed.last`` of the page before."""
+
+
 Operation: TypeAlias = (
-    InvokeMany | GetExecution | GetOutcome | ListExecutions | CancelExecution | RetryExecution
+    InvokeMany | GetExecution | GetOutcome | GetOutput | ListExecutions | CancelExecution | RetryExecution
 )
 
 
@@ -158,6 +170,18 @@ class ProgressView(Struct, frozen=True, kw_only=True):
     message: str = ""
 
 
+class OutputPiece(Struct, frozen=True, kw_only=True):
+    """Something that an attempt has printed: lines, or a part of one."""
+
+    attempt: int
+    stream: Stream
+    time: datetime
+    """When the supervisor read it."""
+    text: str
+    dropped: int = 0
+    """Bytes that stood before this and are kept no more."""
+
+
 class ExecutionView(Struct, frozen=True, kw_only=True):
     """One execution, as people and programs look at it. ``attempts`` and ``steps`` are empty in lists."""
 
@@ -211,6 +235,18 @@ class Outcome(Struct, frozen=True, tag=True):
     error: Failure | None = None
 
 
+class Printed(Struct, frozen=True, tag=True):
+    """A page of output, in the order in which it was read."""
+
+    state: State
+    """Of the execution. What it printed at its very end may be kept a moment after it has finished."""
+    pieces: list[OutputPiece]
+    last: int
+    """Where the next page begins."""
+    complete: bool
+    """There was nothing more when this was read."""
+
+
 class Listed(Struct, frozen=True, tag=True):
     executions: list[ExecutionView]
 
@@ -235,4 +271,4 @@ class Refused(Struct, frozen=True, tag=True):
     message: str
 
 
-Answer: TypeAlias = Invoked | Found | Outcome | Listed | Changed | NotFound | Refused
+Answer: TypeAlias = Invoked | Found | Outcome | Printed | Listed | Changed | NotFound | Refused

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import TypeVar, get_args
 
 import msgspec
@@ -144,6 +145,7 @@ OPERATIONS = [
     ),
     operations.GetExecution("1"),
     operations.GetOutcome("1"),
+    operations.GetOutput("1", after=7),
     operations.ListExecutions(task="t", state="ready", limit=5, before="9"),
     operations.CancelExecution("1", reason="no longer wanted"),
     operations.RetryExecution("1"),
@@ -152,6 +154,16 @@ ANSWERS = [
     operations.Invoked(["1", "2"], [True, False]),
     operations.Outcome("completed", Raw(b"[1, 2]")),
     operations.Outcome("failed", error=Failure(type="ValueError", message="bad", traceback="...")),
+    operations.Printed(
+        "running",
+        [
+            operations.OutputPiece(
+                attempt=1, stream="stderr", time=datetime(2030, 1, 1, tzinfo=UTC), text="\n"
+            )
+        ],
+        last=7,
+        complete=True,
+    ),
     operations.Listed([]),
     operations.Changed("ready", True),
     operations.NotFound("1"),

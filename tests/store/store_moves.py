@@ -15,12 +15,14 @@ from conductor_protocol.operations import (
     InvokeMany,
     NewExecution,
     Operation,
+    Stream,
 )
 from conductor_protocol.units import MICROSECONDS, Instant
 from conductor_supervisor.store import attempts, executions
 from conductor_supervisor.store.attempts import Ending
 from conductor_supervisor.store.database import Database
 from conductor_supervisor.store.executions import Claimed, Wanted
+from conductor_supervisor.store.output import Chunk
 from conductor_supervisor.store.perform import is_write, perform
 from conductor_supervisor.store.steps import NewStep
 
@@ -86,6 +88,20 @@ def end(database: Database, *endings: Ending) -> list[Ending]:
 def step(claimed: Claimed, name: str, result: bytes = b"1") -> NewStep:
     """A step that was just done."""
     return NewStep(claimed.id, claimed.claim, name, result, NOW, NOW + SECOND, claimed.attempt + 1)
+
+
+def chunk(claimed: Claimed, text: str, stream: Stream = "stdout", before: int = 0) -> Chunk:
+    """Something that was just printed."""
+    return Chunk(
+        execution=claimed.id,
+        claim=claimed.claim,
+        attempt=claimed.attempt + 1,
+        stream=stream,
+        time=NOW,
+        text=text,
+        size=len(text.encode()),
+        before=before,
+    )
 
 
 def view(database: Database, execution: str) -> ExecutionView:

@@ -11,6 +11,7 @@ from conductor_protocol.operations import (
     Changed,
     GetExecution,
     GetOutcome,
+    GetOutput,
     Listed,
     ListExecutions,
     NotFound,
@@ -31,7 +32,13 @@ def listed(database: Database, **asked: object) -> list[str]:
 
 def test_an_unknown_id_is_not_found(database: Database) -> None:
     """By any operation that names one."""
-    for operation in (GetExecution("x"), GetOutcome("x"), CancelExecution("x"), RetryExecution("x")):
+    for operation in (
+        GetExecution("x"),
+        GetOutcome("x"),
+        GetOutput("x"),
+        CancelExecution("x"),
+        RetryExecution("x"),
+    ):
         assert ask(database, operation) == NotFound("x")
 
 

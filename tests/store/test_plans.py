@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from sqlalchemy import event
-from store_moves import NOW, ask, claim, end, ending, invoke, step
+from store_moves import NOW, ask, chunk, claim, end, ending, invoke, step
 
 from conductor_protocol.operations import CancelExecution, ListExecutions, RetryExecution
-from conductor_supervisor.store import attempts, executions, steps, tasks
+from conductor_supervisor.store import attempts, executions, output, steps, tasks
 from conductor_supervisor.store.database import Database
 from conductor_supervisor.store.executions import Wanted
 
@@ -53,6 +53,8 @@ def test_no_statement_of_an_executions_life_scans_a_table(database: Database) ->
             steps.record(connection, [step(one, "a")])
             steps.first_page(connection, [one.id, two.id], 100)
             steps.page_from(connection, one.id, "a", 100)
+            output.keep(connection, [chunk(one, "line\n"), chunk(two, "line\n")], limit=4)
+            output.page(connection, one.id, 1, 100)
         end(database, ending(one, expires=NOW), ending(two, "failed", expires=NOW))
         ask(database, RetryExecution(two.id))
         ask(database, CancelExecution(two.id))

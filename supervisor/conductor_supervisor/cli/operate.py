@@ -154,15 +154,6 @@ def _runner_rows(runner: control.RunnerStatus) -> Iterator[Sequence[str]]:
     for one in runner.beside[:BESIDE_SHOWN]:
         said = render.progress(one.done, one.total, one.message)
         yield ["", "", "", "", *_execution_cells(one), "", "", said]
-            "",
-            "",
-            "",
-            "",
-            *_execution_cells(one),
-            "",
-            "",
-            render.progress(one.done, one.total, one.message),
-        ]
     if (hidden := len(runner.beside) - BESIDE_SHOWN) > 0:
         yield ["", "", "", "", f"and {hidden} more; --json", *[""] * 6]
 

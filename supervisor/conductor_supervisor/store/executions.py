@@ -39,6 +39,7 @@ from conductor_supervisor.store.schema import (
     LAST_PRIORITY,
     attempts,
     executions,
+    output,
     steps,
 )
 
@@ -414,10 +415,11 @@ _CANCEL_REQUESTS = select(executions.c.id, executions.c.claim, executions.c.canc
 
 
 def remove_expired(connection: Connection, now: Instant, limit: int = 1000) -> int:
-    """Remove finished executions whose time has come, with their steps and attempts; return how many."""
+    """Remove finished executions whose time has come, with all that is theirs; return how many."""
     expired = {"ids": as_list(list(connection.scalars(_EXPIRED, {"now": now, "most": limit})))}
     connection.execute(_REMOVE_STEPS, expired)
     connection.execute(_REMOVE_ATTEMPTS, expired)
+    connection.execute(_REMOVE_OUTPUT, expired)
     return connection.execute(_REMOVE, expired).rowcount
 
 
@@ -429,6 +431,7 @@ _EXPIRED = (
 )
 _REMOVE_STEPS = delete(steps).where(one_of(steps.c.execution_id, "ids"))
 _REMOVE_ATTEMPTS = delete(attempts).where(one_of(attempts.c.execution_id, "ids"))
+_REMOVE_OUTPUT = delete(output).where(one_of(output.c.execution_id, "ids"))
 _REMOVE = delete(executions).where(one_of(executions.c.id, "ids"))
 
 

@@ -23,12 +23,15 @@ from conductor_protocol.operations import (
     Found,
     GetExecution,
     GetOutcome,
+    GetOutput,
     InvokeMany,
     Listed,
     ListExecutions,
     NotFound,
     Operation,
     Outcome,
+    OutputPiece,
+    Printed,
     ProgressView,
     Refused,
     RetryExecution,
@@ -36,13 +39,16 @@ from conductor_protocol.operations import (
     StepView,
 )
 from conductor_protocol.units import Instant, moment
-from conductor_supervisor.store import tasks
+from conductor_supervisor.store import output, tasks
 from conductor_supervisor.store.dialect import AnyRow
 from conductor_supervisor.store.executions import in_state, insert, owner_of_key
 from conductor_supervisor.store.schema import attempts, executions, steps
 
 LIST_AT_MOST = 1000
 """Executions in one page of a list."""
+
+OUTPUT_PAGE = 512 * 1024
+"""Bytes of output in one answer."""
 
 _failure: msgspec.json.Decoder[Failure] = msgspec.json.Decoder(Failure)
 _crash: msgspec.json.Decoder[CrashReport] = msgspec.json.Decoder(CrashReport)
@@ -63,6 +69,8 @@ def perform(connection: Connection, operation: Operation, now: Instant) -> Answe
             return _get(connection, operation.id)
         case GetOutcome():
             return _outcome(connection, operation.id)
+        case GetOutput():
+            return _output(connection, operation.id, operation.after)
         case ListExecutions():
             return _list(connection, operation)
         case CancelExecution():
@@ -157,6 +165,24 @@ def _outcome(connection: Connection, execution: str) -> Answer:
         return NotFound(execution)
     result = Raw((row.result or "null").encode())
     return Outcome(row.state, result, _read(_failure, row.error))
+
+
+def _output(connection: Connection, execution: str, after: int) -> Answer:
+    state: State | None = connection.scalar(_STATE, {"execution": execution})
+    if state is None:
+        return NotFound(execution)
+    page = output.page(connection, execution, after, OUTPUT_PAGE)
+    pieces = [
+        OutputPiece(
+            attempt=row.attempt,
+            stream=row.stream,
+            time=moment(row.time),
+            text=row.text,
+            dropped=dropped,
+        )
+        for row, dropped in page.rows
+    ]
+    return Printed(state, pieces, page.last, page.complete)
 
 
 def _get(connection: Connection, execution: str) -> Answer:

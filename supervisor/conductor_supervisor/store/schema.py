@@ -3,6 +3,7 @@
 ``executions``  one row each, from invocation to removal; its ``state`` says where it is in its life
 ``steps``       the recorded results of each execution, in the order in which they were recorded
 ``attempts``    how each attempt ended, but for a plain completion: that one the execution's own row tells
+``output``      the end of what each execution has printed, in the order in which it was read
 ``tasks``       what the running code declares
 ``schedules``   when each cron schedule fired last
 ``pauses``      tasks and queues that operators have paused
@@ -18,8 +19,9 @@ stays one until it is finished: shared runners run it alone.
 Conditions on the state are written as chains of ``=``: SQLite builds a table for each IN of three or more,
 row by row, which doubled the cost of an update.
 
-Instants are microseconds since 1970, JSON is text. Steps and attempts carry no foreign key: each would cost
-a look-up on every write, and rows leave only through ``executions.remove_expired``, which takes all three.
+Instants are microseconds since 1970, JSON is text. Steps, attempts and output carry no foreign key: each
+would cost a look-up on every write, and rows leave only through ``executions.remove_expired``, which takes
+them all; output of which there is too much leaves through ``output.keep``.
 """
 
 from __future__ import annotations
@@ -42,7 +44,7 @@ from sqlalchemy import (
     text,
 )
 
-HEAD = "0002_suspects"
+HEAD = "0003"
 """The newest revision in ``migrations/versions``, known here so that a check needs no Alembic."""
 
 VERSION_TABLE = "conductor_schema"
@@ -208,6 +210,24 @@ attempts = Table(
         "outcome IN ('failed', 'crashed', 'cancelled', 'released', 'stopped', 'lost')", "known_outcome"
     ),
 )
+
+output = Table(
+    "conductor_output",
+    metadata,
+    # Grows with every row, as that of the steps.
+    Column("position", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
+    Column("execution_id", Text, nullable=False),
+    Column("claim", BigInteger, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("stream", Text, nullable=False),
+    Column("time", BigInteger, nullable=False),
+    Column("text", Text, nullable=False),
+    Column("size", Integer, nullable=False),
+    Column("printed_before", BigInteger, nullable=False),
+    CheckConstraint("stream IN ('stdout', 'stderr')", "known_stream"),
+)
+# With the sizes in it: to see how much there is needs no look at the rows.
+Index("conductor_output_in_order", output.c.execution_id, output.c.position, output.c.size)
 
 tasks = Table(
     "conductor_tasks",
