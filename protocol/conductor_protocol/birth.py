@@ -45,6 +45,8 @@ class Birth(Struct, frozen=True):
     """How it runs what it is given."""
     at_once: int = 1
     """Executions that it runs at once; more than one only if it is shared."""
+    output_key: str = ""
+    """What marks in its output begin with; empty: it marks nothing."""
 
 
 def write_birth(descriptor: int, birth: Birth) -> None:

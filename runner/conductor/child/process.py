@@ -6,7 +6,6 @@ import atexit
 import ctypes
 import faulthandler
 import inspect
-import io
 import logging
 import os
 import select
@@ -24,7 +23,8 @@ from conductor.child.control import end_at_once
 from conductor.child.ending import COUNTDOWN, end_within
 from conductor.child.lifespan import shared
 from conductor.child.loading import load
-from conductor.child.session import Session, flush_output
+from conductor.child.output import console, flush_output
+from conductor.child.session import Session
 from conductor.client import enter_runner
 from conductor_protocol.birth import BIRTH_FD, MARK, STACKS_SIGNAL, Birth, read_birth
 from conductor_protocol.errors import UsageError
@@ -84,6 +84,7 @@ def imported(birth: Birth) -> Conductor | None:
 
 def serve(app: Conductor, birth: Birth, lifeline: BinaryIO) -> None:
     """Run what the supervisor assigns, until it says stop."""
+    console.mark_with(birth.output_key)
     recorder = Recorder(Path(birth.recorder), birth.at_once if birth.isolation == "shared" else 0)
     forks.when_forked(recorder.disown)
     with _event_loop(app) as loop, Connection(birth, lifeline.fileno(), recorder) as connection:
@@ -169,10 +170,8 @@ def _prepare_signals() -> None:
 
 
 def _prepare_output() -> None:
-    """Print whole lines, whatever they contain: both streams are pipes to the supervisor."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=True)
+    """Both streams are pipes to the supervisor: let what we print, and how we die, be read there."""
+    console.install()
     with suppress(OSError, ValueError):
         faulthandler.enable(sys.stderr)
         # Written by the signal's handler in C: it needs no interpreter that still turns.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import sys
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -14,12 +13,14 @@ from conductor.child.control import Intents
 from conductor.child.handlerlink import SyncLink
 from conductor.child.limits import memory_limit
 from conductor.child.link import DataLink
+from conductor.child.output import console
 from conductor.child.surroundings import Surroundings
 from conductor.child.wear import Wear
 from conductor.context import AsyncContext, Context
 from conductor.errors import PayloadMismatch
 from conductor.tasks import Event, Task
 from conductor_protocol import messages
+from conductor_protocol.marks import Speaker
 from conductor_protocol.messages import Assignment, Finished, Report
 from conductor_protocol.recorder import Recorder
 
@@ -58,13 +59,15 @@ class Session:
             self._intents.forget(held)
             return
         self._recorder.begin(assignment.execution, assignment.claim)
+        speaker = Speaker(*held, assignment.attempt)
+        console.begins(speaker)
         report = self._attempt(assignment, state)
+        console.ends(speaker)  # what it has printed leaves before its report
         worn = surroundings.put_back(assignment.task)
         if report is not None:
             self._data.report(report)
         self._recorder.idle()
         self._intents.forget(held)
-        flush_output()
         worn = worn or wear.after(assignment.task)
         if worn is not None:
             self._data.retire(worn)
@@ -133,12 +136,3 @@ def encoded_result(task: Task[..., Any, Any], result: object, max_result: int) -
     encoded = values.encode(result, what)
     values.check_size(encoded, max_result, what)
     return encoded
-
-
-def flush_output() -> None:
-    """Pass on what user code has printed, as far as there is still a way."""
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except (OSError, ValueError, AttributeError):  # free where nothing is raised
-            continue  # closed by a handler: the runner is worn

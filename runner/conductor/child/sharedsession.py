@@ -21,11 +21,13 @@ from conductor.child import forks, reports
 from conductor.child.control import Intents
 from conductor.child.eventloop import LETS_STEPS_END, AsyncLink, EventLoop, end_leftovers
 from conductor.child.link import DataLink
-from conductor.child.session import called_for, encoded_result, flush_output
+from conductor.child.output import console
+from conductor.child.session import called_for, encoded_result
 from conductor.context import AsyncContext
 from conductor.errors import Released
 from conductor.tasks import Event, Task
 from conductor_protocol import messages
+from conductor_protocol.marks import Speaker
 from conductor_protocol.messages import Assignment, Finished, Report
 from conductor_protocol.recorder import Record, Recorder
 
@@ -86,11 +88,13 @@ class SharedSession:
             await self._data.report_async(messages.Released(*held, "shutdown", 0.0, begun=False))
         else:
             record.begin(*held)
+            speaker = Speaker(*held, assignment.attempt)
+            console.begins(speaker)
             report = await self._attempt(assignment, state, record)
+            console.ends(speaker)  # what it has printed leaves before its report
             if report is not None:
                 await self._data.report_async(report)
             record.idle()
-            flush_output()
         self._intents.forget(held)
         self._records.put_nowait(record)
 
