@@ -18,6 +18,7 @@ from typing import NamedTuple, Protocol
 from conductor_protocol.template import Cannot, Forked, FromTemplate, NotForked, Ready
 from conductor_protocol.units import in_words
 from conductor_supervisor.processes.leftovers import Leftovers, is_child
+from conductor_supervisor.processes.output import Outputs
 from conductor_supervisor.processes.spawn import Ends, Exit
 from conductor_supervisor.processes.template import Template
 from conductor_supervisor.roster import Roster, Slot
@@ -33,15 +34,6 @@ STEADY = 60.0
 """Seconds after which a template's end is not held against the next."""
 
 log = logging.getLogger(__name__)
-
-
-class Source(Protocol):
-    """Something that the loop reads as it comes."""
-
-    closed: bool
-
-    def read(self) -> object:
-        """Take what waits."""
 
 
 class StartTemplate(Protocol):
@@ -66,7 +58,7 @@ class Nursery:
         self,
         roster: Roster,
         folder: Path,
-        sources: dict[int, Source],
+        sources: Outputs,
         leftovers: Leftovers,
         *,
         import_timeout: float,
@@ -78,7 +70,7 @@ class Nursery:
     ) -> None:
         """
         :param import_timeout: seconds that a template may take to import the app.
-        :param sources: by descriptor, what the loop reads; a template's are put there.
+        :param sources: what the loop reads; a template's are put there.
         :param adopting: our descendants' orphans become our children.
         :param ready: hears that runners can be started now, forked or not.
         :param born: hears of a new runner: its slot, its ends and its pid; and how it ended, if it has been
@@ -149,9 +141,9 @@ class Nursery:
         self._template = template
         self._ready, self._killed_for = False, ""
         self._since = time.monotonic()
-        self._sources[template.fileno()] = template
+        self._sources.add(template)
         for output in (template.child.stdout, template.child.stderr):
-            self._sources[output.fileno()] = output
+            self._sources.add(output)
 
     def takes(self, slot: Slot) -> bool:
         """Take over to fill a slot, by and by; False if its runner must be started in the ordinary way."""
@@ -280,12 +272,14 @@ class Nursery:
             self._template.child.signal_group(signal.SIGKILL)
 
     def _bury(self, template: Template, ended: Exit) -> None:
+        outputs = (template.child.stdout, template.child.stderr)
+        for source in (template, *outputs):
+            if not source.closed:  # else its descriptor may be another's by now
+                self._sources.remove(source)
         while template.read():
             pass
-        for output in (template.child.stdout, template.child.stderr):
+        for output in outputs:
             output.read_to_end()
-        for descriptor in [d for d, source in self._sources.items() if source in _sources_of(template)]:
-            del self._sources[descriptor]
         template.close()
         self._template = None
         self._drop_births()
@@ -314,7 +308,3 @@ class Nursery:
             what,
             in_words(delay),
         )
-
-
-def _sources_of(template: Template) -> tuple[Source, ...]:
-    return template, template.child.stdout, template.child.stderr

@@ -75,6 +75,13 @@ def retention(value: object, what: str) -> float | None:
     return duration(value, what)
 
 
+def size(value: object, what: str) -> int:
+    """Read a size of zero or more, in bytes."""
+    if not isinstance(value, (int, str)):
+        raise UsageError(f'{what}: expected bytes or text such as "256KiB", got {value!r}')
+    return size_in_bytes(value, what)
+
+
 def positive_size(value: object, what: str) -> int:
     """Read a size of more than zero, in bytes."""
     if not isinstance(value, (int, str)):

@@ -84,6 +84,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     runtime: str | None = None
     """Folder of sockets and lock; None: chosen by the database's path."""
     log_level: LogLevel = "info"
+    log_limit: int = 256 * 1024
+    """Bytes that are kept of what an execution prints; 0: nothing."""
     queues: dict[str, QueueSettings] = {}
     tasks: dict[str, TaskOverride] = {}
     config: str | None = None
@@ -336,6 +338,13 @@ SETTINGS: tuple[Setting, ...] = (
         meaning="`debug`, `info`, `warning` or `error`",
         default="info",
         example='"info"',
+    ),
+    Setting(
+        name="log_limit",
+        read=readers.size,
+        meaning="how much is kept of what each execution prints, the newest of it; `0` keeps nothing",
+        default="256 KiB",
+        example='"256KiB"',
     ),
     Setting(
         name="queues",

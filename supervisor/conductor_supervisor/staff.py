@@ -12,15 +12,16 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import get_args
 
 from conductor_protocol.messages import Report, Stop
-from conductor_protocol.operations import CrashReport
+from conductor_protocol.operations import CrashReport, Stream
 from conductor_protocol.units import in_words
 from conductor_supervisor import endings
-from conductor_supervisor.nursery import Nursery, Source
+from conductor_supervisor.nursery import Nursery
 from conductor_supervisor.processes.leftovers import Leftovers, adopt_orphans
 from conductor_supervisor.processes.oom import OutOfMemoryKills
-from conductor_supervisor.processes.output import split_stacks
+from conductor_supervisor.processes.output import Outputs, split_stacks
 from conductor_supervisor.processes.spawn import Child, Ends, Exit, ForkedChild
 from conductor_supervisor.processes.template import Template
 from conductor_supervisor.roster import Held, Runner, Slot, StopOrder
@@ -28,6 +29,7 @@ from conductor_supervisor.router import Router
 from conductor_supervisor.rules.blame import Blame, Kill, blame, exit_in_words, sentence, signal_name
 from conductor_supervisor.rules.suspicion import Suspicion, seen_in, sentence_on_one_of, suspicion
 from conductor_supervisor.settings import Settings
+from conductor_supervisor.transcripts import TemplateListener, Transcripts
 from conductor_supervisor.work import Work
 
 STACKS_TIME = 0.1
@@ -42,8 +44,10 @@ MOST_REASON = 300
 RESTART_DELAYS = (0.0, 0.5, 1.0, 2.0, 5.0, 15.0, 30.0)
 """Seconds before a runner is started again in a slot whose last ones died before they were ready."""
 
+READING_TIME = 0.005
+"""Seconds of a turn of the loop that go to what runners print, at most; asks wait meanwhile."""
+
 log = logging.getLogger(__name__)
-output_log = logging.getLogger("conductor_supervisor.output")
 
 
 class Staff:
@@ -54,6 +58,7 @@ class Staff:
         work: Work,
         router: Router,
         settings: Settings,
+        transcripts: Transcripts,
         *,
         app: str,
         paths: Sequence[str],
@@ -65,14 +70,15 @@ class Staff:
         self._roster = work.roster
         self._router = router
         self._settings = settings
+        self._transcripts = transcripts
         self._app = app
         self._paths = paths
         self._folder = folder
         self._reported = reported
         self._leftovers = Leftovers()
         self._out_of_memory = OutOfMemoryKills()
-        self.outputs: dict[int, Source] = {}
-        """By descriptor: the open ends of all that runners print to, and what their template says."""
+        self.outputs = Outputs()
+        """The open ends of all that runners print to, and what their template says."""
         self._killing = False
         """Every runner is to be killed, also one that is being born."""
         self._nursery = Nursery(
@@ -88,7 +94,7 @@ class Staff:
                 paths=paths,
                 endpoint=router.endpoint,
                 folder=folder,
-                pass_on=lambda stream, line: output_log.info("template %s| %s", stream, line),
+                listener=TemplateListener(),
             ),
             ready=self.fill,
             born=self._born,
@@ -123,7 +129,7 @@ class Staff:
                 paths=self._paths,
                 endpoint=self._router.endpoint,
                 folder=self._folder,
-                pass_on=_passing_on(slot),
+                listener=self._transcripts.listener(number, slot.number),
             )
         except OSError as error:
             self._start_later(slot, f"cannot be started: {error}")
@@ -132,7 +138,9 @@ class Staff:
 
     def _born(self, slot: Slot, ends: Ends, pid: int, ended: Exit | None) -> None:
         """Let a runner in that the template has forked, and tell it who it is, or bury it at once."""
-        runner = self._enter(slot, ends.number, ForkedChild(ends, pid, _passing_on(slot)))
+        runner = self._enter(
+            slot, ends.number, ForkedChild(ends, pid, self._transcripts.listener(ends.number, slot.number))
+        )
         if ended is None:
             ends.tell(self._router.endpoint, self._app, self._paths)
         else:
@@ -140,7 +148,8 @@ class Staff:
 
     def _enter(self, slot: Slot, number: int, child: Child) -> Runner:
         self._router.expect(number, child.secret)
-        self.outputs |= {output.fileno(): output for output in (child.stdout, child.stderr)}
+        for output in (child.stdout, child.stderr):
+            self.outputs.add(output)
         runner = slot.runner = self._roster.runners[number] = Runner(number, slot, child, time.monotonic())
         if self._killing:
             self.kill(runner)
@@ -166,12 +175,9 @@ class Staff:
 
     # Listening
 
-    def read_output(self, descriptor: int) -> None:
-        """Take what a runner has printed."""
-        output = self.outputs[descriptor]
-        output.read()
-        if output.closed:
-            del self.outputs[descriptor]
+    def read_outputs(self) -> None:
+        """Take what runners have printed."""
+        self.outputs.read(READING_TIME)
 
     def distrust(self, number: int, what: str) -> None:
         """Stop a runner that says what the protocol does not allow: its next word may be awaited for ever."""
@@ -338,7 +344,7 @@ class Staff:
         self._end_leftovers(runner)
         for output in (runner.child.stdout, runner.child.stderr):
             if not output.closed:  # else its descriptor may be another runner's by now
-                del self.outputs[output.fileno()]
+                self.outputs.remove(output)
                 output.read_to_end()
         held_nothing = not runner.held
         in_order = not self._settle(runner, ended) and runner.stop_said and ended.returncode == 0
@@ -374,7 +380,7 @@ class Staff:
             self._reported(runner, report)
         if found.running is not None:
             held = in_hand[found.running]
-            crash = self._crash_report(found, self._sentence(found, ended, kill), ended, runner)
+            crash = self._crash_report(found, self._sentence(found, ended, kill), ended, found.running)
             log.warning("execution %s of %s: its runner %s", held.id, held.task.spec.name, crash.cause)
             runner.take_back(*found.running)
             self._end(held, runner.stop_order if kill is not None else None, crash)
@@ -404,11 +410,11 @@ class Staff:
             runner.take_back(*key)
             if key in found.suspects:
                 cause = sentence_on_one_of(len(found.inside), seen, ended.returncode, kill)
-                crash = self._crash_report(seen, cause, ended, runner)
+                crash = self._crash_report(seen, cause, ended, key)
                 self._work.end(held, endings.suspected(held, crash, self._work.clock.now()))
             else:
                 cause = self._sentence(seen, ended, kill)
-                self._end(held, order, self._crash_report(seen, cause, ended, runner))
+                self._end(held, order, self._crash_report(seen, cause, ended, key))
         for held in list(runner.held.values()):
             runner.take_back(held.id, held.claim)
             self._work.give_back(held)
@@ -433,8 +439,9 @@ class Staff:
         no_memory = ended.returncode == -signal.SIGKILL and self._out_of_memory.happened()
         return sentence(found, ended.returncode, kill, no_memory=no_memory)
 
-    def _crash_report(self, found: Blame, cause: str, ended: Exit, runner: Runner) -> CrashReport:
-        stderr, stacks = split_stacks(runner.child.stderr.tail())
+    def _crash_report(self, found: Blame, cause: str, ended: Exit, held: tuple[str, int]) -> CrashReport:
+        stdout, stderr = (self._transcripts.tail(*held, stream) for stream in get_args(Stream))
+        stderr, stacks = split_stacks(stderr)
         signal_said = signal_name(ended.returncode)
         return CrashReport(
             cause=cause,
@@ -445,7 +452,7 @@ class Staff:
             attempt_seconds=found.attempt_seconds,
             peak_memory=ended.peak_memory,
             cpu_seconds=ended.cpu_seconds,
-            stdout=runner.child.stdout.tail(),
+            stdout=stdout,
             stderr=stderr,
             stacks=stacks,
         )
@@ -466,11 +473,6 @@ def _kill(order: StopOrder, held: Held | None) -> Kill:
     if order.held is held or order.held is None:
         return Kill(order.cause, charged=order.outcome == "crashed")
     return Kill(f"for another execution's sake ({order.cause})", charged=False)
-
-
-def _passing_on(slot: Slot) -> Callable[[str, str], None]:
-    """Return what passes on the lines that a runner in this slot prints."""
-    return lambda stream, line: output_log.info("runner %d %s| %s", slot.number, stream, line)
 
 
 def _log_death(runner: Runner, ended: Exit, found: Suspicion) -> None:

@@ -45,6 +45,7 @@ from conductor_supervisor.store import attempts, executions, schedules, tasks
 from conductor_supervisor.store.attempts import Ending
 from conductor_supervisor.store.database import Database
 from conductor_supervisor.store.schedules import Firing
+from conductor_supervisor.transcripts import Transcripts
 from conductor_supervisor.watch import Watch
 from conductor_supervisor.work import Work
 from conductor_supervisor.writes import Declare, KeepProgress
@@ -188,10 +189,12 @@ class Supervisor:
         self._journal = Journal(database, clock, changed=self._changed)
         self._work = Work(known, self._roster, self._router, self._journal, clock, ended=self._ended)
         self._intake = Intake(self._work, self._journal, me, cron)
+        self._transcripts = Transcripts(self._roster, self._journal, clock, settings.log_limit)
         self._staff = Staff(
             self._work,
             self._router,
             settings,
+            self._transcripts,
             app=manifest.app,
             paths=paths,
             folder=folder,
@@ -264,6 +267,7 @@ class Supervisor:
             for effect in self._journal.effects():
                 effect()
             self._receive()
+            self._read_outputs()
             if self._child_died:
                 self._child_died = False
                 self._staff.reap()
@@ -279,6 +283,7 @@ class Supervisor:
             elif self._drain and self._intake.exhausted() and self._journal.idle():
                 log.info("nothing is due any more")
                 self._begin_shutdown(self._settings.shutdown_grace)
+            self._transcripts.keep()
             self._journal.hand_over()
             self._router.flush()
 
@@ -292,10 +297,11 @@ class Supervisor:
 
     def _wait(self, wake: int) -> None:
         """Wait until something is readable or the next tick is due; read what is not a message."""
-        outputs = self._staff.outputs
-        if self._polled_outputs != outputs.keys():
+        outputs = self._staff.outputs.descriptors()
+        if self._polled_outputs != outputs:
             self._poller = self._new_poller(wake)
         timeout = max(0.0, self._next_tick - time.monotonic())
+        printed = False
         for source, _ in self._poller.poll(math.ceil(timeout * 1000)):
             if source == self._journal.fileno():
                 self._journal.awake()
@@ -307,16 +313,24 @@ class Supervisor:
                 self._poke.drain()
                 self._intake.look()
             elif source in outputs:
-                self._staff.read_output(source)
+                printed = True
+        if printed:
+            self._read_outputs()
 
     def _new_poller(self, wake: int) -> zmq.Poller:
-        self._polled_outputs = set(self._staff.outputs)
+        self._polled_outputs = set(self._staff.outputs.descriptors())
         poller = zmq.Poller()
         poller.register(self._router.runners, zmq.POLLIN)
         poller.register(self._router.control, zmq.POLLIN)
         for descriptor in (self._journal.fileno(), self._poke.fileno(), wake, *self._polled_outputs):
             poller.register(descriptor, zmq.POLLIN)
         return poller
+
+    def _read_outputs(self) -> None:
+        """Take what runners print. Once more behind their messages: it was printed before it was reported,
+        and so it is stored with the ending of its attempt.
+        """
+        self._staff.read_outputs()
 
     def _receive(self) -> None:
         for number, channel, message in self._router.receive():

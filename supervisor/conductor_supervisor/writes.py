@@ -18,9 +18,10 @@ from conductor_protocol.manifest import TaskSpec
 from conductor_protocol.messages import RecordedStep
 from conductor_protocol.operations import Answer, Operation, ProgressView
 from conductor_protocol.units import Instant
-from conductor_supervisor.store import attempts, executions, schedules, steps, tasks
+from conductor_supervisor.store import attempts, executions, output, schedules, steps, tasks
 from conductor_supervisor.store.attempts import Ending
 from conductor_supervisor.store.executions import Claimed, Wanted
+from conductor_supervisor.store.output import Chunk
 from conductor_supervisor.store.perform import perform
 from conductor_supervisor.store.schedules import Firing
 from conductor_supervisor.store.steps import NewStep
@@ -91,6 +92,16 @@ class KeepProgress:
 
 
 @dataclass(slots=True)
+class KeepOutput:
+    """Store what executions have printed, and of each only the last ``limit`` bytes."""
+
+    chunks: Sequence[Chunk]
+    limit: int
+    then: Callable[[], None]
+    refused: Callable[[str], None]
+
+
+@dataclass(slots=True)
 class Sweep:
     """Remove finished executions whose time is over. ``then`` hears how many."""
 
@@ -147,7 +158,17 @@ class Claim:
 
 
 Write: TypeAlias = (
-    EndAttempt | RecordStep | Fire | Perform | KeepProgress | Sweep | Declare | Look | LoadPage | Claim
+    EndAttempt
+    | RecordStep
+    | Fire
+    | Perform
+    | KeepProgress
+    | KeepOutput
+    | Sweep
+    | Declare
+    | Look
+    | LoadPage
+    | Claim
 )
 
 W = TypeVar("W")
@@ -161,6 +182,7 @@ def apply(connection: Connection, group: Sequence[Write], now: Instant) -> list[
         *(partial(w.then, schedules.fire(connection, w.firings, now)) for w in _of(group, Fire)),
         *(partial(w.then, perform(connection, w.operation, now)) for w in _of(group, Perform)),
         *_keep_progress(connection, _of(group, KeepProgress)),
+        *_keep_output(connection, _of(group, KeepOutput)),
         *(partial(w.then, executions.remove_expired(connection, now, SWEEP_ROWS)) for w in _of(group, Sweep)),
         *(effect for w in _of(group, Declare) for effect in _declare(connection, w, now)),
         *(partial(w.then, _look(connection, w.supervisor, now)) for w in _of(group, Look)),
@@ -193,6 +215,12 @@ def _record(connection: Connection, writes: list[RecordStep]) -> list[Effect]:
 def _keep_progress(connection: Connection, writes: list[KeepProgress]) -> list[Effect]:
     for write in writes:
         executions.set_progress(connection, write.progress)
+    return [write.then for write in writes]
+
+
+def _keep_output(connection: Connection, writes: list[KeepOutput]) -> list[Effect]:
+    for write in writes:
+        output.keep(connection, write.chunks, write.limit)
     return [write.then for write in writes]
 
 

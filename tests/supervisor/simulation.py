@@ -358,6 +358,9 @@ class SimulatedSupervisor(Supervisor):
     def _wait(self, wake: int) -> None:
         self._world.sleep(self._next_tick)
 
+    def _read_outputs(self) -> None:
+        """Nobody prints."""
+
     def child_died(self) -> None:
         """Hear of a death, as by SIGCHLD."""
         self._child_died = True

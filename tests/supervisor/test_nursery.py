@@ -19,9 +19,12 @@ import psutil
 import pytest
 import zmq
 
+from conductor_protocol.marks import Speaker
+from conductor_protocol.operations import Stream
 from conductor_supervisor import nursery as module
-from conductor_supervisor.nursery import Nursery, Source
+from conductor_supervisor.nursery import Nursery
 from conductor_supervisor.processes.leftovers import Leftovers, adopt_orphans, is_child
+from conductor_supervisor.processes.output import Outputs
 from conductor_supervisor.processes.spawn import Ends, Exit
 from conductor_supervisor.processes.template import Template
 from conductor_supervisor.roster import Pool, Roster, Slot
@@ -44,7 +47,7 @@ class Ward:
 
     def __init__(self, folder: Path, *, adopting: bool = True) -> None:
         self.roster = Roster({Pool(isolation="fresh"): 2})
-        self.sources: dict[int, Source] = {}
+        self.sources = Outputs()
         self.born: list[Born] = []
         self.unborn: list[str] = []
         self.printed: list[str] = []
@@ -63,26 +66,31 @@ class Ward:
                 paths=[],
                 endpoint="",
                 folder=folder,
-                pass_on=lambda _, line: self.printed.append(line),
+                listener=self,
             ),
             ready=self._ready,
             born=lambda *born: self.born.append(Born(*born)),
             unborn=lambda _, why: self.unborn.append(why),
         )
 
+    def running(self) -> None:
+        """Listen to the template: nobody runs in it."""
+
+    def heard(self, stream: Stream, speaker: Speaker | None, data: bytes) -> None:
+        """Only lines are kept."""
+
+    def line(self, stream: Stream, speaker: Speaker | None, line: str) -> None:
+        self.printed.append(line)
+
     def _ready(self) -> None:
         self.readied += 1
 
     def read(self) -> None:
         poller = zmq.Poller()
-        for descriptor in self.sources:
+        for descriptor in self.sources.descriptors():
             poller.register(descriptor, zmq.POLLIN)
-        for descriptor, _ in poller.poll(10):
-            source = self.sources.get(descriptor)
-            if source is not None:
-                source.read()
-                if source.closed:
-                    del self.sources[descriptor]
+        poller.poll(10)
+        self.sources.read(1.0)
 
     def turn(self) -> None:
         self.read()

@@ -14,6 +14,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from conductor_protocol.marks import Speaker
+from conductor_protocol.operations import Stream
 from conductor_supervisor.processes.spawn import Child, Exit
 
 PATIENCE = 20.0
@@ -30,6 +32,22 @@ def say(what):
 Start = Callable[[str], Child]
 
 
+class KeepsLines:
+    """Listens to a child that marks nothing."""
+
+    def __init__(self) -> None:
+        self.lines: list[tuple[str, str]] = []
+
+    def running(self) -> None:
+        return None
+
+    def heard(self, stream: Stream, speaker: Speaker | None, data: bytes) -> None:
+        """The lines are enough."""
+
+    def line(self, stream: Stream, speaker: Speaker | None, line: str) -> None:
+        self.lines.append((stream, line))
+
+
 @pytest.fixture
 def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
     """Starts children that run a script in the place of a runner's code."""
@@ -41,15 +59,16 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
 
     def start(script: str) -> Child:
         (package / "child.py").write_text(PRELUDE + textwrap.dedent(script))
+        listener = KeepsLines()
         child = Child(
             len(children) + 1,
             app="shop:app",
             paths=["/shop"],
             endpoint="ipc:///shop/runners",
             folder=tmp_path,
-            pass_on=lambda stream, line: lines.append((stream, line)),
+            listener=listener,
         )
-        child.lines = lines = []  # type: ignore[attr-defined]
+        child.lines = listener.lines  # type: ignore[attr-defined]
         children.append(child)
         return child
 
@@ -188,6 +207,6 @@ def test_a_child_that_cannot_be_started_leaves_nothing_open(
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
     before = len(list(Path("/dev/fd").iterdir()))
     with pytest.raises(OSError, match="nowhere"):
-        Child(1, app="shop:app", paths=[], endpoint="", folder=tmp_path, pass_on=lambda _, __: None)
+        Child(1, app="shop:app", paths=[], endpoint="", folder=tmp_path, listener=KeepsLines())
     assert len(list(Path("/dev/fd").iterdir())) == before
     assert list(tmp_path.iterdir()) == []

@@ -15,7 +15,7 @@ import secrets
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from conductor_protocol.birth import BIRTH_FD, MARK, STACKS_SIGNAL, Birth, write
 from conductor_protocol.manifest import Isolation
 from conductor_protocol.recorder import Recorder, RecorderReader
 from conductor_protocol.template import TheirEnds
-from conductor_supervisor.processes.output import Output
+from conductor_supervisor.processes.output import Listener, Output
 
 PEAK_UNIT = 1 if sys.platform == "darwin" else 1024
 """Bytes in a unit of ``ru_maxrss``: getrusage(2) of each system."""
@@ -51,6 +51,7 @@ class Ends:
         """
         self.number = number
         self.secret = secrets.token_bytes(32)
+        self.output_key = secrets.token_hex(8)
         self.mark = f"{folder}:{number}"
         self._isolation: Isolation = isolation
         self._at_once = at_once
@@ -89,6 +90,7 @@ class Ends:
                     paths=list(paths),
                     isolation=self._isolation,
                     at_once=self._at_once,
+                    output_key=self.output_key,
                 ),
             )
 
@@ -112,14 +114,15 @@ class Child:
         paths: Sequence[str],
         endpoint: str,
         folder: Path,
-        pass_on: Callable[[str, str], None],
+        listener: Listener,
         role: str = "run",
         inherited: Mapping[str, int] | None = None,
     ) -> None:
         """Start a runner.
 
+        :param listener: hears what it prints.
+
         :param at_once: how many executions it runs at once, if it is shared.
-        :param pass_on: gets each line it prints, with ``"stdout"`` or ``"stderr"``.
         :param role: what ``python -m conductor.child`` is to be.
         :param inherited: further descriptors that it inherits, by the environment variable that names each.
         :raises OSError: if the system does not give a process.
@@ -142,18 +145,18 @@ class Child:
             raise
         finally:
             ends.let_go_of_theirs()
-        self._adopt(ends, self._process.pid, pass_on)
+        self._adopt(ends, self._process.pid, listener)
         ends.tell(endpoint, app, paths)
 
-    def _adopt(self, ends: Ends, pid: int, pass_on: Callable[[str, str], None]) -> None:
+    def _adopt(self, ends: Ends, pid: int, listener: Listener) -> None:
         self._ends = ends
         self.pid = pid
         self.secret = ends.secret
         self.mark = ends.mark
         """In the environment of all that it starts."""
         self.recorder = ends.recorder
-        self.stdout = Output(ends.stdout, lambda line: pass_on("stdout", line))
-        self.stderr = Output(ends.stderr, lambda line: pass_on("stderr", line))
+        self.stdout = Output(ends.stdout, "stdout", ends.output_key, listener)
+        self.stderr = Output(ends.stderr, "stderr", ends.output_key, listener)
 
     def reap(self) -> Exit | None:
         """Return how the process ended, or None if it has not."""
@@ -187,9 +190,9 @@ class Child:
 class ForkedChild(Child):
     """A runner that a template has forked and that has become our child."""
 
-    def __init__(self, ends: Ends, pid: int, pass_on: Callable[[str, str], None]) -> None:
+    def __init__(self, ends: Ends, pid: int, listener: Listener) -> None:
         self._process = None
-        self._adopt(ends, pid, pass_on)
+        self._adopt(ends, pid, listener)
 
 
 def exit_of(status: int, usage: resource.struct_rusage) -> Exit:

@@ -10,6 +10,7 @@ from pathlib import Path
 from conductor_protocol import template as protocol
 from conductor_protocol.errors import ProtocolError
 from conductor_protocol.template import TEMPLATE_FD, FromTemplate, TheirEnds
+from conductor_supervisor.processes.output import Listener
 from conductor_supervisor.processes.spawn import Child
 
 log = logging.getLogger(__name__)
@@ -26,7 +27,7 @@ class Template:
         paths: Sequence[str],
         endpoint: str,
         folder: Path,
-        pass_on: Callable[[str, str], None],
+        listener: Listener,
         heard: Callable[[FromTemplate | None], None],
     ) -> None:
         """Start it. ``heard`` gets each thing that it says; None when it has said what cannot be meant, or
@@ -44,7 +45,7 @@ class Template:
                 paths=paths,
                 endpoint=endpoint,
                 folder=folder,
-                pass_on=pass_on,
+                listener=listener,
                 role="template",
                 inherited={TEMPLATE_FD: theirs.fileno()},
             )
