@@ -66,6 +66,7 @@ TASKS: dict[str, dict[str, Expected]] = {
     "docs/cancellation.md": {"render": Expected(3, 3)},
     "docs/concurrency.md": {"transcode": Expected("a", "A"), "extract-sound": Expected("B", "b")},
     "docs/looking.md": {"resize": Expected([{"path": "a.jpg", "width": 500}], 2)},
+    "docs/logs.md": {"import-rows": Expected([3, -1], state="failed")},
     "docs/isolation.md": {
         "crash": Expected(state="failed"),
         "add": Expected([1, 2], 3),

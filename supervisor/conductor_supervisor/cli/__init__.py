@@ -7,6 +7,7 @@
 ``looking``     list, show
 ``replay``      replay
 ``top``         top
+``output``      logs
 ``declared``    tasks, schedules
 ``operate``     status, pause, resume, stop
 ``upkeep``      migrate, completion
@@ -38,6 +39,7 @@ COMMANDS = {
     "list": "looking",
     "show": "looking",
     "replay": "replay",
+    "logs": "output",
     "tasks": "declared",
     "schedules": "declared",
     "pause": "operate",

@@ -19,10 +19,12 @@ from conductor_protocol.operations import (
     ProgressView,
     State,
     StepView,
+    Stream,
 )
 from conductor_supervisor.cli.declared import ScheduleView, TaskView
 from conductor_supervisor.cli.doctor import Finding, Health
 from conductor_supervisor.cli.operate import Paused, StatusView, SupervisorView
+from conductor_supervisor.cli.output import OutputLine
 from conductor_supervisor.cli.replay import End, ReplayView
 from conductor_supervisor.cli.top import Load, TopView
 from conductor_supervisor.cli.waiting import Waiting
@@ -98,6 +100,7 @@ These fields stay; more may come. Moments are ISO 8601 in UTC, durations seconds
 WORDS: dict[str, object] = {
     "State": State,
     "AttemptOutcome": AttemptOutcome,
+    "Stream": Stream,
     "Kind": Kind,
     "CatchUp": CatchUp,
     "Health": Health,
@@ -111,6 +114,7 @@ JSON_OUTPUT: tuple[tuple[str, tuple[type[Struct], ...]], ...] = (
         (ExecutionView, AttemptView, CrashReport, Failure, StepView, ProgressView),
     ),
     ("`status --json`", (StatusView, SupervisorView, RunnerStatus, Beside, Paused, Waiting)),
+    ("`logs ID --json` is an array of lines", (OutputLine,)),
     ("`status --json`", (StatusView, SupervisorView, RunnerStatus, Paused, Waiting)),
     ("`top --json`; its `StatusView` is that of `status`", (TopView, Load)),
     ("`replay ID --json`; its `Failure` is that of `show`", (ReplayView,)),

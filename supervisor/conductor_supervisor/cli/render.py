@@ -38,9 +38,12 @@ STYLES = {
 """By a cell's text: its colour."""
 
 
-def say(line: str = "") -> None:
-    """Write one line to stdout."""
-    click.echo(printable(line))
+def say(line: str = "", *, dim: bool = False) -> None:
+    """Write one line to stdout; on a terminal it may be dim."""
+    if dim and _is_terminal() and not os.environ.get("NO_COLOR"):
+        click.echo(click.style(printable(line), dim=True), color=True)
+    else:
+        click.echo(printable(line))
 
 
 def remark(line: str) -> None:
@@ -60,13 +63,17 @@ def compact_json(value: object) -> str:
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Write a table to stdout."""
-    if sys.stdout.isatty() or os.environ.get("FORCE_COLOR"):
+    if _is_terminal():
         from rich.console import Console
 
         Console(highlight=False).print(drawn_table(headings, rows))
     else:
         for line in _plain_lines([list(headings), *_cells(rows)]):
             click.echo(line)
+
+
+def _is_terminal() -> bool:
+    return sys.stdout.isatty() or bool(os.environ.get("FORCE_COLOR"))
 
 
 def drawn_table(headings: Sequence[str], rows: Sequence[Sequence[str]], cut: Collection[str] = ()) -> Table:
