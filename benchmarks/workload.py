@@ -18,6 +18,12 @@ def empty(event: Event, ctx: Context) -> None:
 
 
 @app.task
+def prints(event: Event, ctx: Context) -> None:
+    """Print one line."""
+    print("a line such as tasks print, to say what they do")
+
+
+@app.task
 def begun(event: Event, ctx: Context) -> float:
     """Say when the handler was begun, by the clock that all processes of the machine share."""
     return time.monotonic()

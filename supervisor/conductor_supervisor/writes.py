@@ -93,7 +93,7 @@ class KeepProgress:
 
 @dataclass(slots=True)
 class KeepOutput:
-    """Store what executions have printed, and of each only the last ``limit`` bytes."""
+    """Store what executions have printed, of each the last ``limit`` bytes: the same in all these writes."""
 
     chunks: Sequence[Chunk]
     limit: int
@@ -219,8 +219,9 @@ def _keep_progress(connection: Connection, writes: list[KeepProgress]) -> list[E
 
 
 def _keep_output(connection: Connection, writes: list[KeepOutput]) -> list[Effect]:
-    for write in writes:
-        output.keep(connection, write.chunks, write.limit)
+    if writes:
+        chunks = [chunk for write in writes for chunk in write.chunks]
+        output.keep(connection, chunks, writes[0].limit)
     return [write.then for write in writes]
 
 
