@@ -197,7 +197,7 @@ class Staff:
         :param at_once: kill it, for every moment that it lives does harm.
         """
         whose = f"execution {order.held.id}: its" if order.held is not None else "shared"
-        log.warning("%s runner %d is stopped: %s", whose, runner.slot.number, order.cause)
+        log.debug("%s runner %d is stopped: %s", whose, runner.slot.number, order.cause)
         runner.stop_order = order
         runner.phase = "stopping"
         self._work.recall(runner)
@@ -381,7 +381,6 @@ class Staff:
         if found.running is not None:
             held = in_hand[found.running]
             crash = self._crash_report(found, self._sentence(found, ended, kill), ended, found.running)
-            log.warning("execution %s of %s: its runner %s", held.id, held.task.spec.name, crash.cause)
             runner.take_back(*found.running)
             self._end(held, runner.stop_order if kill is not None else None, crash)
         for held in list(runner.held.values()):

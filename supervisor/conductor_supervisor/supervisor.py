@@ -240,6 +240,7 @@ class Supervisor:
                 self._database.url_for_people,
             )
             self._loop(wake)
+        self._work.notices.close()
         log.info(
             "stopped: %s",
             ", ".join(f"{n} {what}" for what, n in self._work.outcomes.items()) or "nothing ran",
@@ -355,6 +356,7 @@ class Supervisor:
             self._staff.dismiss_retiring()
             self._go_on_reloading()
         self._watch.look()
+        self._work.notices.look()
         if now >= self._progress_at:
             self._progress_at = now + PROGRESS_INTERVAL
             self._keep_progress()

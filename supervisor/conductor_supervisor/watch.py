@@ -121,7 +121,7 @@ class Watch:
         if held.overdue is None:
             cause = self._time_exceeded(runner, held, now)
             if cause is not None:
-                log.warning("execution %s is told to stop: %s", held.id, cause)
+                log.debug("execution %s is told to stop: %s", held.id, cause)
                 held.overdue = Overdue(cause, now)
                 self._work.push_stop(runner, held)
                 self._staff.ask_for_stacks(runner)

@@ -27,6 +27,7 @@ from conductor_protocol.operations import Failure
 from conductor_supervisor import endings, placing
 from conductor_supervisor.clock import Clock
 from conductor_supervisor.journal import Journal
+from conductor_supervisor.notices import Notices
 from conductor_supervisor.roster import Held, Interruption, Roster, Runner, StopOrder, Task
 from conductor_supervisor.router import Router
 from conductor_supervisor.rules.blame import seen
@@ -60,6 +61,7 @@ class Work:
         self.draining = False
         self.outcomes: Counter[str] = Counter()
         """Attempts ended since the start, by outcome."""
+        self.notices = Notices()
         self._ended = ended
         self._former: Mapping[str, Task] = {}
         """Tasks of the code before: a claim that was under way may bring one of them."""
@@ -191,6 +193,8 @@ class Work:
             return
         if ending.outcome is not None:
             self.outcomes[ending.outcome] += 1
+        if ending.outcome != "completed":
+            self.notices.ended(held, ending)
         self._ended(held, ending)
 
     def _not_stored(self, held: Held, ending: Ending, message: str) -> None:
