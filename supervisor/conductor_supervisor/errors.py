@@ -8,6 +8,9 @@ ConductorError (protocol)
     ├── AlreadyRunning        another supervisor holds the lock
     ├── NotRunning            a command needs a running supervisor, and there is none
     └── StoreError            the database cannot be used
+        ├── NoDatabase        there is none yet
+        ├── ForeignDatabase   it has no tables of Conductor's
+        └── OutdatedDatabase  its tables are those of an older version
 """
 
 from __future__ import annotations
@@ -37,3 +40,15 @@ class NotRunning(SupervisorError):
 
 class StoreError(SupervisorError):
     """The database cannot be used."""
+
+
+class NoDatabase(StoreError):
+    """There is no database yet, and whoever only looks makes none."""
+
+
+class ForeignDatabase(StoreError):
+    """The database has no tables of Conductor's: it may be another application's."""
+
+
+class OutdatedDatabase(StoreError):
+    """The database's tables are those of an older version, and whoever only looks does not change them."""

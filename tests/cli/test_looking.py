@@ -201,10 +201,22 @@ def test_an_empty_list_says_so(workplace: Workplace) -> None:
     assert workplace.json("list") == []
 
 
-@pytest.mark.parametrize("command", [["list"], ["show", "0" * 36], ["cancel", "0" * 36], ["status"]])
-def test_a_command_that_looks_makes_no_database(workplace: Workplace, command: list[str]) -> None:
+@pytest.mark.parametrize("command", [["show", "0" * 36], ["cancel", "0" * 36], ["retry", "0" * 36]])
+def test_what_needs_an_execution_needs_a_database(workplace: Workplace, command: list[str]) -> None:
     """Looking in the wrong folder must not leave an empty database there."""
     assert "there is no database at" in workplace.error(*command, status=1)
+    assert not (workplace.folder / "conductor.db").exists()
+
+
+def test_where_nothing_has_run_yet_there_is_simply_nothing_to_show(workplace: Workplace) -> None:
+    """The answer is empty, the JSON is valid, and a remark beside it says what to do."""
+    for command, answer in (("list", "no executions\n"), ("status", "\nno executions\n")):
+        shown = workplace.run(command)
+        assert shown.stdout.endswith(answer)
+        assert "no database yet at" in shown.stderr
+        assert "start a supervisor or invoke something first" in shown.stderr
+    assert workplace.json("list") == []
+    assert workplace.json("status")["counts"] == {}
     assert not (workplace.folder / "conductor.db").exists()
 
 

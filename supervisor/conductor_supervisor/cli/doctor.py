@@ -18,7 +18,7 @@ from conductor_protocol.units import moment, size_in_words
 from conductor_supervisor import control
 from conductor_supervisor.cli import render
 from conductor_supervisor.cli.site import Site, json_option, located
-from conductor_supervisor.errors import NotRunning, StoreError
+from conductor_supervisor.errors import ForeignDatabase, NotRunning, OutdatedDatabase, StoreError
 
 OLDEST_PYTHON = (3, 11)
 PACKAGES = ("conductor-supervisor", "click", "croniter", "msgspec", "psutil", "pyzmq", "rich", "sqlalchemy")
@@ -136,12 +136,25 @@ def _app(name: str, site: Site) -> Finding:
 
 
 def _database(name: str, site: Site) -> Finding:
-    if not site.has_database():
-        return Finding(name, "warning", "there is none yet", "the first start or invocation makes it")
-    with site.writing() as connection:
-        connection.exec_driver_sql("CREATE TEMP TABLE conductor_doctor (one INTEGER)")
-        connection.exec_driver_sql("DROP TABLE conductor_doctor")
-    return Finding(name, "ok", f"{site.database.url_for_people} can be written, and has the newest schema")
+    from conductor_supervisor.store.database import check_writable
+
+    where = site.database_for_people
+    try:
+        if not site.has_database():
+            return Finding(name, "warning", "there is none yet", "the first start or invocation makes it")
+    except ForeignDatabase:
+        return Finding(
+            name,
+            "warning",
+            f"{where} has no tables of Conductor's",
+            "the first start or invocation makes them; if that is not meant, name another with --database",
+        )
+    except OutdatedDatabase:
+        return Finding(
+            name, "warning", f"{where} has the tables of an older version", "the next start updates them"
+        )
+    check_writable(site.url)
+    return Finding(name, "ok", f"{where} can be written, and has the newest schema")
 
 
 def _space(name: str, site: Site) -> Finding:

@@ -42,12 +42,14 @@ def list_(
     site: Site, task: str | None, state: State | None, limit: int, before: str | None, as_json: bool
 ) -> None:
     """List executions, newest first."""
-    site.require_database()
-    older_than = None if before is None else site.find_id(before)
-    answer = site.perform(ListExecutions(task, state, limit, older_than), Listed)
+    if site.is_new():
+        found = []
+    else:
+        older_than = None if before is None else site.find_id(before)
+        found = site.perform(ListExecutions(task, state, limit, older_than), Listed).executions
     if as_json:
-        render.show_json(answer.executions)
-    elif not answer.executions:
+        render.show_json(found)
+    elif not found:
         render.say("no executions")
     else:
         now = moment(site.clock.now())
@@ -63,7 +65,7 @@ def list_(
                     str(one.attempt),
                     _note(one),
                 ]
-                for one in answer.executions
+                for one in found
             ],
         )
 

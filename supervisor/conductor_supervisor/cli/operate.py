@@ -98,12 +98,16 @@ def look(site: Site) -> StatusView:
     """Return what runs and what waits at this moment."""
     from conductor_supervisor.store import executions, tasks
 
+    if site.is_new():
+        return StatusView(
+            database=site.database_for_people, supervisor=_supervisor(site), counts={}, paused=[], waiting=[]
+        )
     specs = site.declared()
     with site.reading() as connection:
         counts = executions.counts(connection)
         paused = sorted(tasks.paused(connection))
     return StatusView(
-        database=site.database.url_for_people,
+        database=site.database_for_people,
         supervisor=_supervisor(site),
         counts={task: counts[task] for task in sorted(counts)},
         paused=[Paused(kind, name) for kind, name in paused],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -17,8 +17,17 @@ from conductor_protocol.errors import UsageError
 from conductor_protocol.manifest import Manifest, TaskSpec
 from conductor_protocol.operations import Answer, NotFound, Operation, Refused
 from conductor_supervisor import control
+from conductor_supervisor.cli import render
 from conductor_supervisor.clock import clock_from_environment
-from conductor_supervisor.errors import AppError, NotRunning, StoreError, SupervisorError
+from conductor_supervisor.errors import (
+    AppError,
+    ForeignDatabase,
+    NoDatabase,
+    NotRunning,
+    OutdatedDatabase,
+    StoreError,
+    SupervisorError,
+)
 from conductor_supervisor.overrides import effective
 from conductor_supervisor.settings import SETTINGS, Settings, database_url, load
 
@@ -110,19 +119,24 @@ class Site:
         return door
 
     def has_database(self) -> bool:
-        """Tell whether the database is there already."""
-        return self.database_path.exists()
+        """Tell whether there is a database already: one that Conductor can read.
 
-    def require_database(self) -> None:
-        """Refuse to go on where there is no database: a command that only looks makes none.
-
-        :raises StoreError: if there is none yet.
+        :raises StoreError: if what is there cannot be read, or has no tables of Conductor's.
         """
-        if not self.has_database():
-            raise StoreError(
-                f"there is no database at {self.database_path}; name the right one with --database, "
-                "or make it: conductor-supervisor migrate"
-            )
+        try:
+            self.database  # noqa: B018 - opens it
+        except NoDatabase:
+            return False
+        return True
+
+    def is_new(self) -> bool:
+        """Tell whether there is no database yet, and then say so beside the answer, which is empty."""
+        if self.has_database():
+            return False
+        render.remark(
+            f"no database yet at {self.database_path}; start a supervisor or invoke something first"
+        )
+        return True
 
     @property
     def database_path(self) -> Path:
@@ -131,15 +145,31 @@ class Site:
 
         return locate(self.url).path
 
+    @property
+    def database_for_people(self) -> str:
+        """The database's URL without credentials."""
+        from conductor_supervisor.store.location import locate
+
+        return locate(self.url).for_people
+
     @cached_property
     def database(self) -> Database:
-        """The database itself, for what no client operation tells.
+        """The database itself, for looking: whoever looks makes and changes nothing.
 
-        :raises StoreError: if there is none yet, or it cannot be used.
+        :raises StoreError: if there is none yet, it cannot be used, or it has no tables of Conductor's.
         """
         from conductor_supervisor.store.database import Database
 
-        self.require_database()
+        database = Database.look(self.url)
+        self._open.callback(database.close)
+        return database
+
+    @cached_property
+    def _writable(self) -> Database:
+        from conductor_supervisor.store.database import Database
+
+        with suppress(ForeignDatabase, OutdatedDatabase):
+            self.database  # noqa: B018 - opens it; a new one is made by start and invoke alone
         database = Database.open(self.url)
         self._open.callback(database.close)
         database.migrate()
@@ -147,16 +177,19 @@ class Site:
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
-        """A transaction that sees one moment of the database."""
+        """A transaction that sees one moment of the database.
+
+        :raises StoreError: if there is none yet, it cannot be used, or it has no tables of Conductor's.
+        """
         with self._worded(), self.database.reading() as connection:
             yield connection
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:
-        """A transaction that may write; the supervisor hears of it at once."""
+        """A transaction that may write; the supervisor hears of it at once. Missing tables are made."""
         from conductor_supervisor.runtime import poke
 
-        with self._worded(), self.database.writing() as connection:
+        with self._worded(), self._writable.writing() as connection:
             yield connection
         poke(self.folder)
 
@@ -169,15 +202,16 @@ class Site:
         try:
             yield
         except SQLAlchemyError as error:
-            raise StoreError(f"{self.database.url_for_people} cannot be used: {reason(error)}") from error
+            raise StoreError(f"{self.database_for_people} cannot be used: {reason(error)}") from error
 
     def find_id(self, text: str) -> str:
         """Return the id of the execution that is meant: named whole, or by its end.
 
         :raises UsageError: if the text is too short, or several executions end so.
         :raises SupervisorError: if no execution has such an id.
+        :raises StoreError: as :meth:`reading`.
         """
-        self.require_database()
+        self.database  # noqa: B018 - opens it
         if len(text) >= WHOLE_ID:
             return text.lower()
         if len(text) < SHORTEST_ID:
@@ -201,7 +235,7 @@ class Site:
 
         :raises SupervisorError: if it is refused, or speaks of an execution that does not exist.
         """
-        answer = self.door.perform(operation)
+        answer = self._answer(operation)
         if isinstance(answer, expected):
             return answer
         if isinstance(answer, NotFound):
@@ -210,16 +244,29 @@ class Site:
             answer.message if isinstance(answer, Refused) else f"unexpected answer: {answer}"
         )
 
+    def _answer(self, operation: Operation) -> Answer:
+        from conductor_supervisor.store.perform import is_write, perform
+
+        if is_write(operation):
+            return self.door.perform(operation)
+        with self.reading() as connection:
+            return perform(connection, operation, self.clock.now())
+
     def declared(self) -> tuple[TaskSpec, ...]:
         """Return the tasks that the supervisor declared last; before its first start, those of the app."""
+        known = self._declared_last()
+        if known:
+            return known
+        return effective(self.manifest, self.settings) if self.manifest is not None else ()
+
+    def _declared_last(self) -> tuple[TaskSpec, ...]:
         from conductor_supervisor.store import tasks
 
-        if self.has_database():
+        try:
             with self.reading() as connection:
-                known = tuple(tasks.declared(connection))
-            if known:
-                return known
-        return effective(self.manifest, self.settings) if self.manifest is not None else ()
+                return tuple(tasks.declared(connection))
+        except (NoDatabase, ForeignDatabase):  # a first invocation makes what it needs
+            return ()
 
     # The supervisor
 

@@ -13,11 +13,12 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from urllib.parse import quote
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, insert, inspect, select
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from conductor_supervisor.errors import StoreError
+from conductor_supervisor.errors import ForeignDatabase, NoDatabase, OutdatedDatabase, StoreError
 from conductor_supervisor.store import schema
 from conductor_supervisor.store.location import Location, locate
 
@@ -78,6 +79,55 @@ class Database:
             raise StoreError(f"{database.url_for_people} cannot be used: {reason(error)}") from error
         return database
 
+    @classmethod
+    def look(cls, url: str) -> Database:
+        """Open a database that is there, to read what Conductor keeps in it. Nothing is made or changed.
+
+        :raises UsageError: if the URL cannot be meant.
+        :raises NoDatabase: if there is none.
+        :raises ForeignDatabase: if it has no tables of Conductor's.
+        :raises OutdatedDatabase: if its tables are those of an older version.
+        :raises StoreError: if it cannot be used, or was made by a newer version.
+        """
+        location = locate(url)
+        if not location.path.exists():
+            raise NoDatabase(
+                f"there is no database at {location.path} yet; start a supervisor or invoke something first, "
+                "or name the right one with --database"
+            )
+        _check_reachable(location)
+        engine = create_engine(
+            URL.create("sqlite", database=_uri(location), query={"mode": "rw", "uri": "true"}),
+            connect_args={"isolation_level": None, "timeout": BUSY_TIMEOUT},
+        )
+        event.listen(engine, "connect", _forbid_writing)
+        event.listen(engine, "begin", _begin)
+        database = cls(location, engine)
+        try:
+            database._check_schema()
+        except SQLAlchemyError as error:
+            database.close()
+            raise StoreError(f"{database.url_for_people} cannot be used: {reason(error)}") from error
+        except StoreError:
+            database.close()
+            raise
+        return database
+
+    def _check_schema(self) -> None:
+        with self.reading() as connection:
+            found = _revision(connection)
+        if found is None:
+            raise ForeignDatabase(
+                f"{self.url_for_people} has no tables of Conductor's; name the right database with "
+                "--database, or, if it is to be shared, make them: conductor-supervisor migrate"
+            )
+        if found != schema.HEAD:
+            self._refuse_newer(found)
+            raise OutdatedDatabase(
+                f"{self.url_for_people} was made by an older version of Conductor; "
+                "bring it up to date: conductor-supervisor migrate"
+            )
+
     @property
     def url_for_people(self) -> str:
         """The URL without credentials."""
@@ -128,13 +178,18 @@ class Database:
     def _update(self, connection: Connection, found: str) -> None:
         from conductor_supervisor.store import migrations
 
+        self._refuse_newer(found)
+        migrations.upgrade(connection)
+
+    def _refuse_newer(self, found: str) -> None:
+        from conductor_supervisor.store import migrations
+
         if found not in migrations.known_revisions():
             raise StoreError(
                 f"{self.url_for_people} was made by a newer version of Conductor (its schema is {found}, "
                 f"the newest that this version knows is {schema.HEAD}); "
                 "upgrade here too: pip install --upgrade conductor-supervisor"
             )
-        migrations.upgrade(connection)
 
     def close(self) -> None:
         """Close every connection."""
@@ -148,6 +203,21 @@ class Database:
         if self._writer is None:
             self._writer = self._engine.connect().execution_options(**{_BEGIN: "BEGIN IMMEDIATE"})
         return self._writer
+
+
+def check_writable(url: str) -> None:
+    """Take the write lock of a database that is there, and let go of it: nothing is changed.
+
+    :raises StoreError: if it cannot be written.
+    """
+    location = locate(url)
+    _check_reachable(location)
+    try:
+        with closing(sqlite3.connect(f"{_uri(location)}?mode=rw", BUSY_TIMEOUT, uri=True)) as driver:
+            driver.execute("BEGIN IMMEDIATE")
+            driver.rollback()
+    except sqlite3.Error as error:
+        raise StoreError(f"{location.for_people} cannot be written: {error}") from error
 
 
 def is_transient(error: Exception) -> bool:
@@ -183,6 +253,10 @@ def _check_reachable(location: Location) -> None:
             )
 
 
+def _uri(location: Location) -> str:
+    return f"file:{quote(str(location.path))}"
+
+
 def _begin(connection: Connection) -> None:
     connection.exec_driver_sql(connection.get_execution_options().get(_BEGIN, "BEGIN"))
 
@@ -195,6 +269,10 @@ def _set_up_connection(driver: sqlite3.Connection, _record: object) -> None:
         cursor.execute("PRAGMA foreign_keys = OFF")
     finally:
         cursor.close()
+
+
+def _forbid_writing(driver: sqlite3.Connection, _record: object) -> None:
+    driver.execute("PRAGMA query_only = ON").close()
 
 
 def _use_wal(cursor: sqlite3.Cursor) -> None:
