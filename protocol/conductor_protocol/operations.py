@@ -99,6 +99,10 @@ Operation: TypeAlias = (
 )
 
 
+TIMED_OUT = "conductor.TimedOut"
+"""``Failure.type`` of an attempt that took longer than it may."""
+
+
 class Failure(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Why a handler's attempt failed: the exception as its runner saw it, or the reason of the supervisor."""
 

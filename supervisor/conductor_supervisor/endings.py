@@ -12,14 +12,11 @@ from typing import Literal
 from msgspec import structs
 
 from conductor_protocol.messages import Failed, Finished, Released
-from conductor_protocol.operations import AttemptOutcome, CrashReport, Failure, State
+from conductor_protocol.operations import TIMED_OUT, AttemptOutcome, CrashReport, Failure, State
 from conductor_protocol.units import MICROSECONDS, Instant
 from conductor_supervisor.roster import Held, StopOrder
 from conductor_supervisor.rules.retry import after_failure
 from conductor_supervisor.store.attempts import CRASHED, Ending
-
-TIMED_OUT = "conductor.TimedOut"
-"""``error.type`` of an attempt that took longer than it may and unwound by itself."""
 
 
 def completed(held: Held, report: Finished, now: Instant) -> Ending:
@@ -64,13 +61,14 @@ def timed_out(held: Held, report: Released, now: Instant) -> Ending:
 
 
 def crashed(held: Held, crash: CrashReport, now: Instant) -> Ending:
-    """Its runner died with the execution running."""
+    """Its runner died with the execution running: by itself, or because we stopped it."""
+    was_stopped_for_time = held.overdue is not None and held.overdue.cause in crash.cause
     return _charged(
         held,
         now,
         outcome="crashed",
         started=_started(crash.attempt_seconds or 0.0, now),
-        failure=Failure(type=CRASHED, message=crash.cause),
+        failure=Failure(type=TIMED_OUT if was_stopped_for_time else CRASHED, message=crash.cause),
         crash=crash,
     )
 

@@ -67,9 +67,10 @@ def crashed(workplace: Workplace) -> str:
 def test_show_tells_each_attempt_in_one_sentence(workplace: Workplace, crashed: str) -> None:
     """Failures with their exception, crashes with their cause."""
     shown = workplace.run("show", crashed).stdout
-    assert "failed after 2.0 s: ValueError: too wide" in shown
-    assert 'crashed after 4.0 s: the runner died of SIGSEGV in step "scale", 3.2 s into it' in shown
-    assert "peak memory 50 MiB, processor time 1.5 s" in shown
+    assert "  attempt 1 failed after 2.0 s: ValueError: too wide\n" in shown
+    assert (
+        '  attempt 2 died of SIGSEGV in step "scale", 3.2 s into it, 50 MiB peak, 1.5 s of processor time\n'
+    ) in shown
 
 
 def test_show_prints_what_the_dead_runner_left(workplace: Workplace, crashed: str) -> None:

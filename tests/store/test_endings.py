@@ -130,6 +130,15 @@ def test_a_crash_that_ends_it_all_is_the_error(database: Database) -> None:
     assert (error.type, error.message) == ("Crashed", "died of SIGSEGV between steps")
 
 
+def test_a_runner_killed_for_another_reason_is_no_error(database: Database) -> None:
+    """An execution whose runner was killed at a shutdown has not failed, so a list shows no crash."""
+    invoke(database, "t")
+    (claimed,) = claim(database, "t")
+    end(database, ending(claimed, "ready", "stopped", charged=False, failure=None, crash=CRASH))
+    found = view(database, claimed.id)
+    assert (found.error, found.attempts[0].crash) == (None, CRASH)
+
+
 def test_released_work_keeps_its_place(database: Database) -> None:
     """It is the first to be claimed again."""
     (first, *_) = invoke(database, "t", "t")

@@ -40,12 +40,12 @@ def test_the_third_death_in_a_row_is_charged(database: Database) -> None:
     assert (found.state, found.attempt) == ("ready", 1)
     crash = found.attempts[-1].crash
     assert crash is not None
-    assert crash.cause == "running at three supervisor deaths in a row"
+    assert crash.cause == "was running at three supervisor deaths in a row"
     assert [die(database).charged for _ in range(3)] == [[], [], [execution]]
     found = view(database, execution)
     assert (found.state, found.attempt) == ("failed", 2)
     assert found.error is not None
-    assert found.error.message == "running at three supervisor deaths in a row"
+    assert found.error.message == "was running at three supervisor deaths in a row"
 
 
 def test_deaths_count_only_in_a_row(database: Database) -> None:

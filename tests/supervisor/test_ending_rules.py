@@ -8,11 +8,12 @@ from holdings import NOW, held, task
 
 from conductor_protocol.manifest import RetrySpec, TaskSpec, WindowSpec
 from conductor_protocol.messages import Failed, Finished
-from conductor_protocol.operations import CrashReport, Failure
+from conductor_protocol.operations import TIMED_OUT, CrashReport, Failure
 from conductor_protocol.units import MICROSECONDS
 from conductor_supervisor import endings
+from conductor_supervisor.roster import Overdue
 from conductor_supervisor.rules.lifecycle import CHARGED, MOVES
-from conductor_supervisor.store.attempts import Ending
+from conductor_supervisor.store.attempts import CRASHED, Ending
 
 DAY = 86_400 * MICROSECONDS
 JOB = TaskSpec(name="job", max_attempts=2, retry=RetrySpec(delays=(15.0,)))
@@ -96,6 +97,18 @@ def test_a_crash_counts_as_a_failure_with_its_report() -> None:
     assert (ending.outcome, ending.state, ending.crash) == ("crashed", "scheduled", CRASH)
     assert ending.failure is not None
     assert ending.failure.message == "died of SIGSEGV"
+
+
+def test_a_runner_that_was_stopped_for_its_time_has_timed_out() -> None:
+    """The error has the type of a handler that unwound by itself; one that crashed meanwhile has crashed."""
+    one = held(of=task(JOB))
+    one.overdue = Overdue("over its timeout of 1.0 s", since=0.0)
+    stopped = msgspec.structs.replace(CRASH, cause="was killed: over its timeout of 1.0 s; between steps")
+    assert [
+        ending.failure.type
+        for ending in (endings.crashed(one, stopped, NOW), endings.crashed(one, CRASH, NOW))
+        if ending.failure is not None
+    ] == [TIMED_OUT, CRASHED]
 
 
 def test_what_is_released_outside_its_window_waits_for_the_next_opening() -> None:

@@ -8,7 +8,6 @@ from typing import get_args
 import click
 
 from conductor_protocol.operations import (
-    AttemptView,
     ExecutionView,
     Found,
     GetExecution,
@@ -16,8 +15,9 @@ from conductor_protocol.operations import (
     ListExecutions,
     State,
 )
-from conductor_protocol.units import in_words, moment, size_in_words
+from conductor_protocol.units import moment
 from conductor_supervisor.cli import render
+from conductor_supervisor.cli.sentences import attempt_in_words
 from conductor_supervisor.cli.site import Site, json_option, located
 
 STEPS_SHOWN = 50
@@ -143,33 +143,11 @@ def _show_attempts(execution: ExecutionView, now: datetime) -> None:
     if execution.attempts:
         render.say("\nattempts")
     for attempt in execution.attempts:
-        render.say(f"  {attempt.number}  {render.local(attempt.started)}  {_attempt_in_words(attempt, now)}")
+        render.say(f"  {render.local(attempt.started)}  {attempt_in_words(attempt, now)}")
         if attempt.crash is not None:
             crash = attempt.crash
-            facts = [
-                f"peak memory {size_in_words(crash.peak_memory)}" if crash.peak_memory else "",
-                f"processor time {in_words(crash.cpu_seconds)}" if crash.cpu_seconds is not None else "",
-            ]
-            if any(facts):
-                render.say("     " + ", ".join(fact for fact in facts if fact))
             for name, text in (("stacks", crash.stacks), ("stderr", crash.stderr), ("stdout", crash.stdout)):
                 _show_block(name, text, indent="     ")
-
-
-def _attempt_in_words(attempt: AttemptView, now: datetime) -> str:
-    """Return one sentence on how an attempt went."""
-    after = render.took(attempt.started, attempt.ended or now)
-    match attempt:
-        case AttemptView(outcome="running"):
-            return f"running for {after}"
-        case AttemptView(crash=crash) if crash is not None:
-            return f"crashed after {after}: the runner {crash.cause}"
-        case AttemptView(error=error) if error is not None:
-            return f"{attempt.outcome} after {after}: {render.failure(error)}"
-        case AttemptView(reason=reason) if reason:
-            return f"{attempt.outcome} after {after}: {reason}"
-        case _:
-            return f"{attempt.outcome} after {after}"
 
 
 def _show_block(name: str, text: str, indent: str) -> None:

@@ -215,8 +215,11 @@ def _attempt(ending: Ending, number: int) -> dict[str, object]:
 
 
 def _failure(ending: Ending) -> Failure | None:
-    """A crash has no exception; whoever waits for the result reads its cause instead."""
-    if ending.failure is None and ending.crash is not None:
+    """A crash has no exception; whoever waits for the result reads its cause instead.
+
+    What was stopped or cancelled has not failed, though its runner was killed for it.
+    """
+    if ending.failure is None and ending.crash is not None and ending.outcome == "crashed":
         return Failure(type=CRASHED, message=ending.crash.cause)
     return ending.failure
 
@@ -299,6 +302,6 @@ def _orphan_ending(connection: Connection, row: AnyRow, now: Instant, max_attemp
         outcome="crashed",
         charged=True,
         reason=None,
-        crash=CrashReport(cause="running at three supervisor deaths in a row"),
+        crash=CrashReport(cause="was running at three supervisor deaths in a row"),
         expires=tasks.expiry(connection, row.id, "failed", now) if last else None,
     )
