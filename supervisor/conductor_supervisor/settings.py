@@ -20,6 +20,8 @@ from conductor_supervisor import readers
 from conductor_supervisor.readers import LogLevel, Reader
 
 DEFAULT_DATABASE = "sqlite:///conductor.db"
+DATABASE_VARIABLE = "CONDUCTOR_DATABASE_URL"
+"""The variable that Python clients read too."""
 CONFIG_FILE = "conductor.toml"
 MEBIBYTE = 1024 * 1024
 
@@ -222,10 +224,12 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         name="database",
         read=readers.text,
-        meaning="URL of the database; a relative path starts at the current folder",
+        meaning="URL of the database; a relative path starts at the current folder. Python clients do not "
+        "read `conductor.toml`; they use `Conductor(database=...)`, else `CONDUCTOR_DATABASE_URL`, else the "
+        "default",
         default=f"the app's own, else `{DEFAULT_DATABASE}`",
         example='"sqlite:////var/lib/shop/conductor.db"',
-        other_variable="CONDUCTOR_DATABASE_URL",
+        other_variable=DATABASE_VARIABLE,
     ),
     Setting(
         name="runners",

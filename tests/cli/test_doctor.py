@@ -78,3 +78,14 @@ def test_people_get_a_table_and_the_advice_below_it(workplace: Workplace) -> Non
     shown = workplace.run("doctor").stdout
     assert shown.splitlines()[0].split() == ["CHECK", "FOUND"]
     assert "\nsupervisor: start one: conductor-supervisor start\n" in shown
+
+
+def test_clients_that_would_use_another_database_are_a_warning(workplace: Workplace) -> None:
+    """They do not read conductor.toml."""
+    Path("shop.py").write_text("from conductor import Conductor\napp = Conductor()\n")
+    Path("conductor.toml").write_text('app = "shop:app"\ndatabase = "sqlite:///other.db"\n')
+    health, _, advice = findings(workplace)["clients"]
+    assert health == "warning"
+    assert "set CONDUCTOR_DATABASE_URL=sqlite:///" in advice
+    Path("conductor.toml").write_text('app = "shop:app"\n')
+    assert findings(workplace)["clients"][0] == "ok"

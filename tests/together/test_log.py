@@ -74,3 +74,13 @@ def test_a_flood_of_failures_writes_few_lines(project: Project) -> None:
         if " more of broken" in line
     ]
     assert shown + sum(left_out) == 500
+
+
+def test_start_warns_where_python_clients_would_use_another_database(project: Project) -> None:
+    """What they invoke would wait for ever."""
+    project.tasks("")
+    project.config('database = "sqlite:///other.db"')
+    del project.environment["CONDUCTOR_DATABASE_URL"]
+    output = project.drain().output()
+    assert output.count("WARNING Python clients of tasks:app use ") == 1
+    assert f"set CONDUCTOR_DATABASE_URL=sqlite:///{project.folder}/other.db for them" in output

@@ -157,6 +157,17 @@ def _database(name: str, site: Site) -> Finding:
     return Finding(name, "ok", f"{where} can be written, and has the newest schema")
 
 
+def _clients(name: str, site: Site) -> Finding:
+    from conductor_supervisor.cautions import clients_elsewhere
+
+    if site.manifest is None:
+        return Finding(name, "ok", "not checked: no app is named")
+    caution = clients_elsewhere(site.settings, site.manifest, os.environ)
+    if caution is None:
+        return Finding(name, "ok", "Python clients that are started here use the same database")
+    return Finding(name, "warning", "Python clients would use another database", caution)
+
+
 def _space(name: str, site: Site) -> Finding:
     folder = site.database_path.parent
     if not folder.is_dir():
@@ -204,6 +215,7 @@ CHECKS: dict[str, Check] = {
 CHECKS_AT_DATABASE: dict[str, Check] = {
     "disk space": _space,
     "database": _database,
+    "clients": _clients,
     "runtime folder": _runtime,
     "supervisor": _supervisor,
 }

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+import os
+
 import click
 
 from conductor_protocol.errors import UsageError
@@ -12,6 +15,8 @@ NO_APP = (
     "no app is named. Write: conductor-supervisor start shop.tasks:app\n"
     'or put  app = "shop.tasks:app"  into conductor.toml'
 )
+
+log = logging.getLogger(__name__)
 
 
 @click.command()
@@ -26,6 +31,7 @@ def start(site: Site, drain: bool) -> None:
 
     APP is module:attribute or path/file.py:attribute; the current folder is on the path.
     """
+    from conductor_supervisor.cautions import cautions
     from conductor_supervisor.processes.describe import current_folder, description
 
     logs.set_up(site.settings.log_level)
@@ -36,6 +42,8 @@ def start(site: Site, drain: bool) -> None:
         from conductor_supervisor.supervisor import run  # meanwhile, for it takes as long
 
         manifest = inquiry.answer(site.settings.import_timeout)
+    for caution in cautions(site.settings, manifest, os.environ):
+        log.warning("%s", caution)
     click.get_current_context().exit(
         run(site.settings, manifest, paths, drain=drain, read_settings=site.read_settings)
     )
