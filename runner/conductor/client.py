@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypedDict, TypeVar, Un
 
 import msgspec
 
-from conductor import values
+from conductor import arguments, values
+from conductor.arguments import ExecutionName, TaskName
 from conductor.errors import (
     ExecutionCancelled,
     ExecutionFailed,
@@ -240,8 +241,8 @@ class Client:
 
     # Invoking
 
-    def invoke(self, task: str, payload: object = None, **options: Unpack[InvokeOptions]) -> Handle[Any]:
-        """Create an execution of the task of this name and return its handle.
+    def invoke(self, task: TaskName, payload: object = None, **options: Unpack[InvokeOptions]) -> Handle[Any]:
+        """Create an execution of the task, or of the task of this name, and return its handle.
 
         :raises PayloadMismatch: if the payload does not fit; nothing is written then.
         :raises UsageError: if there is no such task, it is not invocable, or an option cannot be meant.
@@ -249,21 +250,25 @@ class Client:
         return self.invoke_many(task, [Invocation(payload, **options)])[0]
 
     async def invoke_async(
-        self, task: str, payload: object = None, **options: Unpack[InvokeOptions]
+        self, task: TaskName, payload: object = None, **options: Unpack[InvokeOptions]
     ) -> Handle[Any]:
         """See :meth:`invoke`."""
         return (await self.invoke_many_async(task, [Invocation(payload, **options)]))[0]
 
-    def invoke_many(self, task: str, payloads: Iterable[object]) -> builtins.list[Handle[Any]]:
+    def invoke_many(self, task: TaskName, payloads: Iterable[object]) -> builtins.list[Handle[Any]]:
         """Create one execution for each payload or :class:`Invocation`, all or none; return their handles.
 
         Raises as :meth:`invoke`.
         """
-        return self._handles(task, self._perform(self._invocations(task, payloads), Invoked))
+        name = arguments.task_name(task, "invoke(task)")
+        return self._handles(name, self._perform(self._invocations(name, payloads), Invoked))
 
-    async def invoke_many_async(self, task: str, payloads: Iterable[object]) -> builtins.list[Handle[Any]]:
+    async def invoke_many_async(
+        self, task: TaskName, payloads: Iterable[object]
+    ) -> builtins.list[Handle[Any]]:
         """See :meth:`invoke_many`."""
-        return self._handles(task, await self._perform_async(self._invocations(task, payloads), Invoked))
+        name = arguments.task_name(task, "invoke(task)")
+        return self._handles(name, await self._perform_async(self._invocations(name, payloads), Invoked))
 
     def _invocations(self, task: str, payloads: Iterable[object]) -> InvokeMany:
         declared = self.find_task(task)
@@ -288,69 +293,64 @@ class Client:
 
     # Looking and changing
 
-    def get(self, execution: str) -> ExecutionView:
+    def get(self, execution: ExecutionName) -> ExecutionView:
         """Return an execution with its attempts and steps.
 
         :raises ExecutionNotFound: if there is none.
+        :raises UsageError: if an argument cannot be meant; so for all that follow.
         """
-        return self._perform(GetExecution(execution), Found).execution
+        return self._perform(_get(execution), Found).execution
 
-    async def get_async(self, execution: str) -> ExecutionView:
+    async def get_async(self, execution: ExecutionName) -> ExecutionView:
         """See :meth:`get`."""
-        return (await self._perform_async(GetExecution(execution), Found)).execution
+        return (await self._perform_async(_get(execution), Found)).execution
 
     def list(
         self,
         *,
-        task: str | None = None,
+        task: TaskName | None = None,
         state: State | None = None,
         limit: int = 100,
-        before: str | None = None,
+        before: ExecutionName | None = None,
     ) -> builtins.list[ExecutionView]:
         """Return executions, newest first, without their attempts and steps.
 
-        :param before: only those created before this one: the last id of the page before.
+        :param before: only those created before this one: the last of the page before.
         """
-        return self._perform(
-            ListExecutions(task=task, state=state, limit=limit, before=before), Listed
-        ).executions
+        return self._perform(_list(task, state, limit, before), Listed).executions
 
     async def list_async(
         self,
         *,
-        task: str | None = None,
+        task: TaskName | None = None,
         state: State | None = None,
         limit: int = 100,
-        before: str | None = None,
+        before: ExecutionName | None = None,
     ) -> builtins.list[ExecutionView]:
         """See :meth:`list`."""
-        return (
-            await self._perform_async(
-                ListExecutions(task=task, state=state, limit=limit, before=before), Listed
-            )
-        ).executions
+        return (await self._perform_async(_list(task, state, limit, before), Listed)).executions
 
-    def cancel(self, execution: str, reason: str | None = None) -> bool:
+    def cancel(self, execution: ExecutionName, reason: str | None = None) -> bool:
         """Cancel a waiting execution, or ask a running one to stop. False if it had finished.
 
         :raises ExecutionNotFound: if there is none.
         """
-        return self._perform(CancelExecution(id=execution, reason=reason), Changed).changed
+        return self._perform(_cancel(execution, reason), Changed).changed
 
-    async def cancel_async(self, execution: str, reason: str | None = None) -> bool:
+    async def cancel_async(self, execution: ExecutionName, reason: str | None = None) -> bool:
         """See :meth:`cancel`."""
-        return (await self._perform_async(CancelExecution(id=execution, reason=reason), Changed)).changed
+        return (await self._perform_async(_cancel(execution, reason), Changed)).changed
 
-    def retry(self, execution: str) -> bool:
+    def retry(self, execution: ExecutionName) -> bool:
         """Give a failed or cancelled execution new attempts; its steps stay. False if it is in neither state.
 
         :raises ExecutionNotFound: if there is none.
         """
-        return self._perform(RetryExecution(execution), Changed).changed
+        return self._perform(_retry(execution), Changed).changed
 
-    async def retry_async(self, execution: str) -> bool:
+    async def retry_async(self, execution: ExecutionName) -> bool:
         """See :meth:`retry`."""
-        return (await self._perform_async(RetryExecution(execution), Changed)).changed
+        return (await self._perform_async(_retry(execution), Changed)).changed
 
     def outcome(self, execution: str) -> Outcome:
         """Return state, result and error only.
@@ -362,6 +362,31 @@ class Client:
     async def outcome_async(self, execution: str) -> Outcome:
         """See :meth:`outcome`."""
         return await self._perform_async(GetOutcome(execution), Outcome)
+
+
+def _get(execution: ExecutionName) -> GetExecution:
+    return GetExecution(arguments.execution_id(execution, "get(execution)"))
+
+
+def _list(
+    task: TaskName | None, state: State | None, limit: int, before: ExecutionName | None
+) -> ListExecutions:
+    return ListExecutions(
+        task=None if task is None else arguments.task_name(task, "list(task)"),
+        state=None if state is None else arguments.state(state),
+        limit=arguments.limit(limit),
+        before=None if before is None else arguments.execution_id(before, "list(before)"),
+    )
+
+
+def _cancel(execution: ExecutionName, reason: str | None) -> CancelExecution:
+    return CancelExecution(
+        id=arguments.execution_id(execution, "cancel(execution)"), reason=arguments.reason(reason)
+    )
+
+
+def _retry(execution: ExecutionName) -> RetryExecution:
+    return RetryExecution(arguments.execution_id(execution, "retry(execution)"))
 
 
 def _encode_payload(task: str, payload: object) -> bytes:

@@ -282,3 +282,49 @@ def test_a_forked_process_opens_a_connection_of_its_own(app: Conductor) -> None:
     child.join(30)
     assert child.exitcode == 0
     assert [view.payload for view in app.list()] == [{"x": 2}, {"x": 1}]
+
+
+# Arguments
+
+
+def test_an_execution_may_be_named_by_its_handle_or_its_view(app: Conductor) -> None:
+    """And a task by itself; the async twins take the same."""
+    move = app.tasks["move"]
+    first, second = app.invoke_many(move, [Point(1), Point(2)])
+    assert app.get(first).id == first.id
+    assert [one.id for one in app.list(task=move, before=second)] == [first.id]
+    assert app.cancel(first)
+    assert app.retry(app.get(first))
+
+    async def the_same() -> None:
+        handle = await app.invoke_async(move, Point(3))
+        assert (await app.get_async(handle)).id == handle.id
+        assert await app.cancel_async(handle, "no more")
+        assert await app.retry_async(await app.get_async(handle))
+        assert [one.id for one in await app.list_async(task=move, limit=1)] == [handle.id]
+
+    asyncio.run(the_same())
+
+
+WRONG: list[tuple[str, dict[str, Any], str]] = [
+    ("get", {"execution": 7}, r"get\(execution\): expected an execution's id as text, or its handle, got 7"),
+    ("cancel", {"execution": None}, r"cancel\(execution\): expected .* write handle\.id"),
+    ("cancel", {"execution": "a", "reason": 7}, 'reason: expected text such as "wrong customer", got 7'),
+    ("retry", {"execution": ["a"]}, r"retry\(execution\): expected an execution's id"),
+    ("list", {"task": 7}, r"list\(task\): expected a task or its name"),
+    ("list", {"state": "done"}, "state: expected one of scheduled, ready, .*, got 'done'"),
+    ("list", {"limit": "ten"}, "limit: expected a whole number, got 'ten'"),
+    ("list", {"before": 7}, r"list\(before\): expected an execution's id"),
+    ("invoke", {"task": 7}, r"invoke\(task\): expected a task or its name"),
+]
+
+
+@pytest.mark.parametrize(("call", "given", "message"), WRONG)
+def test_an_argument_that_cannot_be_meant_is_told(
+    app: Conductor, call: str, given: dict[str, Any], message: str
+) -> None:
+    """Nothing is asked of the database, so it is not blamed."""
+    with pytest.raises(UsageError, match=message):
+        getattr(app, call)(**given)
+    with pytest.raises(UsageError, match=message):
+        asyncio.run(getattr(app, f"{call}_async")(**given))
