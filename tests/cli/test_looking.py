@@ -9,7 +9,7 @@ from workplace import NOON, SECOND, Workplace
 
 from conductor_protocol.manifest import ScheduleSpec, TaskSpec, WindowSpec
 from conductor_protocol.operations import CrashReport, Failure, ProgressView
-from conductor_supervisor.store import executions, steps, tasks
+from conductor_supervisor.store import executions, schedules, steps, tasks
 from conductor_supervisor.store.attempts import Ending
 from conductor_supervisor.store.steps import NewStep
 
@@ -260,5 +260,14 @@ def test_schedules_tells_the_next_firing(workplace: Workplace) -> None:
     (schedule,) = workplace.json("schedules")
     assert (schedule["task"], schedule["name"], schedule["expression"]) == ("night", "cron", "0 2 * * *")
     assert schedule["next"] == "2030-01-01T17:00:00Z"
-    assert schedule["last"] == "2030-01-01T12:00:00Z"
     assert "Asia/Tokyo" in workplace.run("schedules").stdout
+
+
+def test_the_last_firing_of_a_schedule_is_null_before_the_first(workplace: Workplace) -> None:
+    """The moment since which firings count is none."""
+    workplace.declare(NIGHT)
+    assert workplace.json("schedules")[0]["last"] is None
+    at = NOON + 5 * 3600 * SECOND
+    with workplace.database.writing() as connection:
+        schedules.fire(connection, [schedules.Firing("night", "cron", at)], at)
+    assert workplace.json("schedules")[0]["last"] == "2030-01-01T17:00:00Z"

@@ -279,3 +279,12 @@ def test_no_text_breaks_the_reading_of_an_expression(text: str) -> None:
     except UsageError:
         return
     assert schedule.next_firing(NOW) > NOW
+
+
+def test_a_firing_is_told_from_any_other_moment() -> None:
+    """To the microsecond."""
+    cron = Cron("0 2 * * *", "Asia/Tokyo")
+    firing = cron.next_firing(0)
+    assert cron.fires_at(firing)
+    assert not cron.fires_at(firing - 1)
+    assert not cron.fires_at(firing + 1)

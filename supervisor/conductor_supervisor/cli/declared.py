@@ -105,7 +105,7 @@ class ScheduleView(Struct, frozen=True, kw_only=True):
     catch_up: str
     next: datetime
     last: datetime | None
-    """The last firing, or the moment since which firings count; null before the first start."""
+    """The last firing; null before the first."""
     paused: bool
     """Its task, or the task's queue: firings go on making executions, which wait."""
 
@@ -157,16 +157,20 @@ def _last_firings(site: Site) -> dict[tuple[str, str], Instant]:
 def _schedule_view(
     task: TaskView, schedule: ScheduleSpec, last: Instant | None, now: Instant
 ) -> ScheduleView:
+    """
+    :param last: the last firing, or the moment since which firings count.
+    """
     from conductor_supervisor.rules.cron import Cron
 
     zone = schedule.tz or "UTC"
+    cron = Cron(schedule.expression, zone)
     return ScheduleView(
         task=task.name,
         name=schedule.name,
         expression=schedule.expression,
         tz=zone,
         catch_up=schedule.catch_up,
-        next=moment(Cron(schedule.expression, zone).next_firing(now)),
-        last=None if last is None else moment(last),
+        next=moment(cron.next_firing(now)),
+        last=moment(last) if last is not None and cron.fires_at(last) else None,
         paused=task.paused,
     )

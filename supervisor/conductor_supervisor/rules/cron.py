@@ -62,6 +62,10 @@ class Cron:
             return firing
         raise UsageError(f'cron: "{self._expression}" never fires: no such date exists; {_WHAT_TO_WRITE}')
 
+    def fires_at(self, moment: Instant) -> bool:
+        """Tell whether an instant is a firing."""
+        return self.next_firing(moment - 1) == moment
+
     def firings(self, after: Instant, until: Instant, limit: int) -> list[Instant]:
         """Return the firings after one instant, up to and including another: the first ``limit`` of them."""
         return list(islice(self._between(after, until), limit))
