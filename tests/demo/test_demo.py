@@ -56,6 +56,14 @@ def test_the_census_is_stopped_resumed_and_equal_to_a_plain_count(tmp_path: Path
     assert "SIGSEGV" in done.stdout
     assert "\x1b" not in done.stdout
     assert str(tmp_path / "conductor-demo" / "conductor.db") in done.stdout
+    folder, *tries = done.stdout.split("Try next:")[1].strip().splitlines()
+    assert [line.split("  (")[0].split()[:3] for line in tries] == [
+        [sys.executable, "-m", "conductor_supervisor"]
+    ] * 4
+    show = subprocess.run(
+        tries[0].split(), cwd=folder.split()[1], capture_output=True, text=True, check=False
+    )
+    assert "SIGSEGV" in show.stdout
 
 
 def test_the_tutorial_is_the_example(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ import click
 import msgspec
 
 from conductor_protocol.operations import FINISHED, ExecutionView
+from conductor_supervisor.cli import called
 from conductor_supervisor.cli.demo_stage import (
     DATABASE,
     NOTES,
@@ -140,10 +141,11 @@ class Tour:
         self._screen.chapter("All of this happened" if self.all_held else "Something is wrong, see above")
         say(f"The database is {self._folder.path / DATABASE}. Try next:")
         say(f"    cd {self._folder.path}")
-        say(f"    conductor-supervisor show {self._crash}")
-        say("    conductor-supervisor list")
-        say("    conductor-supervisor start        (and in another terminal:)")
-        say("    conductor-supervisor invoke census '{}' --wait")
+        command = called.command()
+        say(f"    {command} show {self._crash}")
+        say(f"    {command} list")
+        say(f"    {command} start        (and in another terminal:)")
+        say(f"    {command} invoke census '{{}}' --wait")
 
     def _watch_census(self, until: Callable[[ExecutionView], bool], daemon: Daemon) -> None:
         with self._screen.progress() as show:
