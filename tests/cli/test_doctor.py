@@ -80,6 +80,24 @@ def test_people_get_a_table_and_the_advice_below_it(workplace: Workplace) -> Non
     assert "\nsupervisor: start one: conductor-supervisor start\n" in shown
 
 
+def test_an_app_that_cannot_be_imported_is_one_line_and_its_traceback_below(workplace: Workplace) -> None:
+    """Without the frames of the import machinery: only those of the user's code."""
+    Path("shop.py").write_text("import helper\n")
+    Path("helper.py").write_text("import nothing_of_this_name\n")
+    Path("conductor.toml").write_text('app = "shop:app"\n')
+    shown = workplace.run("doctor", status=1).stdout
+    (line,) = [line for line in shown.splitlines() if line.startswith("app ")]
+    assert line.split(maxsplit=2)[2] == (
+        "app shop:app cannot be imported: ModuleNotFoundError: No module named 'nothing_of_this_name'"
+    )
+    below = shown.split("\napp:\n")[1].split("\n\n")[0]
+    assert below.splitlines()[0] == "Traceback (most recent call last):"
+    assert [line.split('"')[1] for line in below.splitlines() if line.startswith("  File")] == [
+        str(Path("shop.py").absolute()),
+        str(Path("helper.py").absolute()),
+    ]
+
+
 def test_clients_that_would_use_another_database_are_a_warning(workplace: Workplace) -> None:
     """They do not read conductor.toml."""
     Path("shop.py").write_text("from conductor import Conductor\napp = Conductor()\n")

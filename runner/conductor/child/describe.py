@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from conductor.app import Conductor
 from conductor.child.loading import load
-from conductor.child.reports import OWN_FOLDER, trimmed_traceback
+from conductor.child.reports import NOISE, trimmed_traceback
 from conductor.errors import PayloadMismatch
 from conductor_protocol.errors import UsageError
 from conductor_protocol.manifest import Manifest
@@ -97,10 +97,6 @@ def problem_with(app: str, error: BaseException) -> Problem:
 
 def _place(error: UsageError) -> str:
     """Return the line of the user's code that a wrong declaration stands in."""
-    frames = [
-        frame
-        for frame in traceback.extract_tb(error.__traceback__)
-        if not frame.filename.startswith((OWN_FOLDER, "<frozen importlib"))
-    ]
-    outside = [frame for frame in frames if os.sep + "importlib" + os.sep not in frame.filename]
+    frames = traceback.extract_tb(error.__traceback__)
+    outside = [frame for frame in frames if not frame.filename.startswith(NOISE)]
     return f"{outside[-1].filename}:{outside[-1].lineno}: " if outside else ""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import os
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +20,9 @@ MOST_MESSAGE = 10_000
 MOST_TRACEBACK = 50_000
 """Characters of a traceback that are kept: its end, where the exception was raised."""
 
-OWN_FOLDER = str(Path(conductor.__file__).parent)
+OWN_FOLDER = f"{Path(conductor.__file__).parent}{os.sep}"
+NOISE = (OWN_FOLDER, f"{Path(importlib.__file__).parent}{os.sep}", "<frozen importlib")
+"""How the files of frames begin that tell users nothing: Conductor's own and those of imports."""
 
 
 def ended_by(
@@ -100,12 +104,12 @@ def _message(error: BaseException) -> str:
 
 
 def trimmed_traceback(error: BaseException) -> str:
-    """Return the traceback without Conductor's own frames, of the causes too."""
+    """Return the traceback without Conductor's own frames and those of imports, of the causes too."""
     try:
         told = traceback.TracebackException.from_exception(error)
         for one in _with_causes(told):
-            own = [frame for frame in one.stack if frame.filename.startswith(OWN_FOLDER)]
-            for frame in own:
+            noise = [frame for frame in one.stack if frame.filename.startswith(NOISE)]
+            for frame in noise:
                 one.stack.remove(frame)
         return _storable("".join(told.format()))
     except Exception as problem:  # noqa: BLE001  # an exception can be made to break any reading of it

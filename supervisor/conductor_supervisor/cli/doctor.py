@@ -56,7 +56,8 @@ def doctor(site: Site, as_json: bool) -> None:
         )
         for finding in findings:
             if finding.advice:
-                render.say(f"\n{finding.check}: {finding.advice}")
+                apart = "\n" if "\n" in finding.advice else " "
+                render.say(f"\n{finding.check}:{apart}{finding.advice}")
     if any(finding.health == "problem" for finding in findings):
         click.get_current_context().exit(1)
 
@@ -77,8 +78,9 @@ def _finding(name: str, check: Check, site: Site) -> Finding:
     try:
         return check(name, site)
     except ConductorError as error:
-        found, _, advice = str(error).partition("; ")
-        return Finding(name, "problem", found, advice)
+        first_line, _, more = str(error).partition("\n")
+        found, _, advice = first_line.partition("; ")
+        return Finding(name, "problem", found, "\n".join(part for part in (advice, more) if part))
 
 
 def _python(name: str, _site: Site) -> Finding:
