@@ -2,17 +2,62 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import difflib
+from collections.abc import Collection, Mapping
 
 from conductor_protocol.manifest import Manifest
-from conductor_supervisor.settings import DATABASE_VARIABLE, DEFAULT_DATABASE, Settings, database_url
+from conductor_supervisor.clock import CLOCK_FILE
+from conductor_supervisor.processes.leftovers import MARK
+from conductor_supervisor.readers import suggestion
+from conductor_supervisor.settings import (
+    DATABASE_VARIABLE,
+    DEFAULT_DATABASE,
+    PREFIX,
+    SETTINGS,
+    Settings,
+    database_url,
+)
 from conductor_supervisor.store.location import locate
+
+INTERNAL = frozenset({CLOCK_FILE, MARK})
+"""Variables that are no settings: tests set the clock by one, and what a runner starts has the other."""
 
 
 def cautions(settings: Settings, manifest: Manifest, environment: Mapping[str, str]) -> list[str]:
     """Return everything that is worth a warning."""
-    found = [clients_elsewhere(settings, manifest, environment)]
-    return [caution for caution in found if caution is not None]
+    elsewhere = clients_elsewhere(settings, manifest, environment)
+    return [
+        *unknown_variables(environment),
+        *idle_queues(settings, manifest),
+        *([] if elsewhere is None else [elsewhere]),
+    ]
+
+
+def unknown_variables(environment: Mapping[str, str]) -> list[str]:
+    """Return what to say of variables that are named like ours, and that nobody reads."""
+    known = {variable for setting in SETTINGS for variable in setting.variables}
+    return [
+        f"the variable {name} is set, but there is no such setting{_meant(name, known)}"
+        for name in sorted(environment)
+        if name.startswith(PREFIX) and name not in known | INTERNAL
+    ]
+
+
+def _meant(name: str, known: Collection[str]) -> str:
+    """Compare what follows the prefix, which makes all names alike."""
+    near = difflib.get_close_matches(name.removeprefix(PREFIX), [k.removeprefix(PREFIX) for k in known], n=1)
+    return f"; did you mean {PREFIX}{near[0]}?" if near else ""
+
+
+def idle_queues(settings: Settings, manifest: Manifest) -> list[str]:
+    """Return what to say of queues that have runners, and no task of the app is in."""
+    wanted = {task.queue for task in manifest.tasks}
+    return [
+        f"{settings.config or 'settings'}: [queues.{name}]: no task of {manifest.app} is in this queue, so "
+        f"its runners have nothing to do{suggestion(name, wanted)}"
+        for name in settings.queues
+        if name not in wanted
+    ]
 
 
 def clients_elsewhere(settings: Settings, manifest: Manifest, environment: Mapping[str, str]) -> str | None:

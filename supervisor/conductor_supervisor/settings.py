@@ -20,6 +20,8 @@ from conductor_supervisor import readers
 from conductor_supervisor.readers import LogLevel, Reader
 
 DEFAULT_DATABASE = "sqlite:///conductor.db"
+PREFIX = "CONDUCTOR_"
+"""How the names of variables begin."""
 DATABASE_VARIABLE = "CONDUCTOR_DATABASE_URL"
 """The variable that Python clients read too."""
 CONFIG_FILE = "conductor.toml"
@@ -195,7 +197,7 @@ class Setting(Struct, frozen=True, kw_only=True):
         """Environment variables; the first that is set wins. None for tables."""
         if self.keys:
             return ()
-        own = f"CONDUCTOR_{self.name.upper()}"
+        own = f"{PREFIX}{self.name.upper()}"
         return (self.other_variable, own) if self.other_variable else (own,)
 
 

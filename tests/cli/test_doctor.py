@@ -98,6 +98,19 @@ def test_an_app_that_cannot_be_imported_is_one_line_and_its_traceback_below(work
     ]
 
 
+def test_settings_that_nobody_reads_are_warnings(
+    workplace: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A variable and a queue that are written wrongly."""
+    monkeypatch.setenv("CONDUCTOR_RUNERS", "3")
+    Path("shop.py").write_text("from conductor import Conductor\napp = Conductor()\n")
+    Path("conductor.toml").write_text('app = "shop:app"\n[queues.defalt]\nrunners = 1\n')
+    found = findings(workplace)
+    assert found["settings"][0] == found["app"][0] == "warning"
+    assert "did you mean CONDUCTOR_RUNNERS" in found["settings"][2]
+    assert "[queues.defalt]: no task of shop:app is in this queue" in found["app"][2]
+
+
 def test_clients_that_would_use_another_database_are_a_warning(workplace: Workplace) -> None:
     """They do not read conductor.toml."""
     Path("shop.py").write_text("from conductor import Conductor\napp = Conductor()\n")

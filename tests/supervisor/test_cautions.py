@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from conductor_protocol.manifest import Manifest
+from conductor_protocol.manifest import Manifest, TaskSpec
 from conductor_supervisor.cautions import cautions
-from conductor_supervisor.settings import Settings
+from conductor_supervisor.settings import QueueSettings, Settings
 
 
 @pytest.fixture(autouse=True)
@@ -60,3 +60,28 @@ def test_code_that_names_a_database_is_to_name_ours(tmp_path: Path) -> None:
     (caution,) = told(Settings(database="sqlite:///other.db"), "sqlite:///mine.db")
     assert "Conductor(database=...) in the code" in caution
     assert f'write Conductor(database="sqlite:///{tmp_path}/other.db")' in caution
+
+
+def test_a_variable_that_nobody_reads_is_told_with_the_one_that_was_meant() -> None:
+    """Those that are read, and those of other programs, are not."""
+    environment = {
+        "CONDUCTOR_RUNERS": "3",
+        "CONDUCTOR_RUNNERS": "3",
+        "CONDUCTOR_CLOCK": "clock",
+        "CONDUCTOR_DATABASE_URL": "sqlite:///conductor.db",
+        "RUNERS": "3",
+    }
+    assert told(Settings(), environment=environment) == [
+        "the variable CONDUCTOR_RUNERS is set, but there is no such setting; did you mean CONDUCTOR_RUNNERS?"
+    ]
+
+
+def test_a_queue_without_tasks_is_told_with_the_one_that_was_meant() -> None:
+    """Its runners would wait for ever."""
+    manifest = Manifest("shop:app", (TaskSpec("resize", queue="media"), TaskSpec("mail")))
+    queues = {name: QueueSettings(1) for name in ("media", "medai")}
+    settings = Settings(queues=queues, config="conductor.toml")
+    assert cautions(settings, manifest, {}) == [
+        "conductor.toml: [queues.medai]: no task of shop:app is in this queue, "
+        "so its runners have nothing to do; did you mean media?"
+    ]

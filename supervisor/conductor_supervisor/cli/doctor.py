@@ -121,12 +121,16 @@ def _zones(name: str, _site: Site) -> Finding:
 
 
 def _settings(name: str, site: Site) -> Finding:
-    if site.settings.config is None:
-        return Finding(name, "ok", "defaults, variables and options; there is no conductor.toml here")
-    return Finding(name, "ok", site.settings.config)
+    from conductor_supervisor.cautions import unknown_variables
+
+    source = site.settings.config or "defaults, variables and options; there is no conductor.toml here"
+    unknown = unknown_variables(os.environ)
+    return Finding(name, "warning" if unknown else "ok", source, "\n".join(unknown))
 
 
 def _app(name: str, site: Site) -> Finding:
+    from conductor_supervisor.cautions import idle_queues
+
     if site.manifest is None:
         return Finding(
             name,
@@ -134,7 +138,9 @@ def _app(name: str, site: Site) -> Finding:
             "none is named",
             'put  app = "shop.tasks:app"  into conductor.toml, or name it at start',
         )
-    return Finding(name, "ok", f"{site.manifest.app} with {len(site.declared())} tasks")
+    idle = idle_queues(site.settings, site.manifest)
+    found = f"{site.manifest.app} with {len(site.declared())} tasks"
+    return Finding(name, "warning" if idle else "ok", found, "\n".join(idle))
 
 
 def _database(name: str, site: Site) -> Finding:
