@@ -112,9 +112,10 @@ class Conductor(Client):
         """Return everything that the app declares.
 
         :param name: how the user named the app.
-        :raises UsageError: if the payload of a schedule does not fit its task.
+        :raises UsageError: if a handler's annotations cannot be used, or a schedule's payload does not fit.
         """
         for task in self.tasks.values():
+            task.check_annotations()
             for schedule in task.spec.schedules:
                 task.payload_from_json(schedule.payload)
         return Manifest(

@@ -107,6 +107,7 @@ class Task(Generic[P, Called, Result]):
         self.retry = retry_option(options.get("retry"))
         self.is_async = is_async(function)
         self._client = client
+        self._annotations_are_checked = False
         functools.update_wrapper(self, function)
 
     @property
@@ -134,6 +135,29 @@ class Task(Generic[P, Called, Result]):
         """What the handler says that it returns, or ``Any``."""
         return values.result_annotation(self.function)
 
+    def check_annotations(self) -> None:
+        """Refuse annotations that would silently turn checks off. Asked once the module is imported.
+
+        :raises UsageError: if the handler's annotations cannot be resolved, or payloads not be made by them.
+        """
+        if self._annotations_are_checked:
+            return
+        from conductor.annotations import undecodable, unresolvable
+
+        why = unresolvable(self.function)
+        if why is not None:
+            raise UsageError(
+                f"task {self.name}: {why}. Define or import the name at the top level of the module, not "
+                "within a function and not for type checkers alone"
+            )
+        why = undecodable(self.payload_annotation)
+        if why is not None:
+            raise UsageError(
+                f"task {self.name}: {_shown(self.payload_annotation)} cannot be a payload: {why}. "
+                "Write a dataclass, a msgspec Struct, a pydantic model or a TypedDict, or Event for any JSON"
+            )
+        self._annotations_are_checked = True
+
     def payload_from_json(self, payload: bytes) -> Any:
         """Return the payload as the handler gets it.
 
@@ -157,7 +181,9 @@ class Task(Generic[P, Called, Result]):
 
         :raises NotStorable: if it has no form in JSON.
         :raises PayloadMismatch: if it does not fit.
+        :raises UsageError: as :meth:`check_annotations`.
         """
+        self.check_annotations()
         encoded = values.encode(payload, f"the payload of task {self.name}")
         self.payload_from_json(encoded)
         return encoded

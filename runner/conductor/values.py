@@ -11,6 +11,7 @@ import collections.abc
 import functools
 import inspect
 import sys
+import types
 import typing
 from collections.abc import Callable
 from typing import Any
@@ -113,6 +114,20 @@ def _from_plain(kind: Any, value: object) -> Any:
 _plain: msgspec.json.Decoder[Any] = msgspec.json.Decoder(dec_hook=_from_plain)
 
 
+def is_pydantic_model(kind: object) -> bool:
+    """Tell whether pydantic makes and checks values of a type."""
+    model = _pydantic_model()
+    return model is not None and _is_subclass(kind, model)
+
+
+def check_decodable(annotation: object) -> None:
+    """Make a decoder and forget it.
+
+    :raises Exception: if none can be made; also whatever the annotations of the user's classes raise.
+    """
+    msgspec.json.Decoder(typing.cast("type[Any]", annotation), dec_hook=_from_plain)
+
+
 def _is_subclass(kind: object, base: Any) -> bool:
     return isinstance(kind, type) and issubclass(kind, base)
 
@@ -135,7 +150,7 @@ def result_annotation(function: Callee) -> object:
         function = function.func
     if isinstance(function, type):
         return function
-    found = _hints(function).get("return", Any)
+    found = _hint(function, "return")
     if typing.get_origin(found) in (collections.abc.Coroutine, collections.abc.Awaitable):
         found = typing.get_args(found)[-1]
     return Any if found in (typing.NoReturn, typing.Never) else found
@@ -143,17 +158,38 @@ def result_annotation(function: Callee) -> object:
 
 def first_parameter_annotation(function: Callee) -> object:
     """Return how a function annotates its first parameter, or ``Any``."""
-    parameters = list(inspect.signature(function).parameters)
-    return _hints(function).get(parameters[0], Any) if parameters else Any
+    name = first_parameter(function)
+    return Any if name is None else _hint(function, name)
 
 
-def _hints(function: Callee) -> dict[str, Any]:
+def first_parameter(function: Callee) -> str | None:
+    """Return the name of a function's first parameter, if it has one."""
+    return next(iter(inspect.signature(function).parameters), None)
+
+
+def _hint(function: Callee, name: str) -> Any:
+    try:
+        return resolved(function, name)
+    except Exception:  # noqa: BLE001  # evaluates the user's text: a name only type checkers see, a typo
+        return Any
+
+
+def resolved(function: Callee, name: str) -> Any:
+    """Return one annotation of a function, its text evaluated, or ``Any`` if there is none.
+
+    :raises Exception: whatever the user's text raises.
+    """
+    annotations, names = written_annotations(function)
+    if name not in annotations:
+        return Any
+    alone = types.SimpleNamespace(__annotations__={name: annotations[name]})
+    return typing.get_type_hints(alone, names, include_extras=True)[name]
+
+
+def written_annotations(function: Callee) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return a function's annotations as they are written, and the names that they may use."""
     function = inspect.unwrap(function)
     if not hasattr(function, "__annotations__"):
         function = getattr(type(function), "__call__", function)  # noqa: B004  # an object with __call__
-    if not getattr(function, "__annotations__", None):
-        return {}
-    try:
-        return typing.get_type_hints(function, include_extras=True)
-    except Exception:  # noqa: BLE001  # evaluates the user's text: a name only type checkers see, a typo
-        return {}
+    inner = inspect.unwrap(function)
+    return getattr(inner, "__annotations__", None) or {}, getattr(inner, "__globals__", {})

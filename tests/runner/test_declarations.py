@@ -7,8 +7,10 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, get_args
 
+import msgspec
 import pytest
 
 import conductor
@@ -305,3 +307,83 @@ def test_an_app_knows_its_import_name() -> None:
 def test_all_public_names_exist() -> None:
     """``from conductor import *`` works."""
     assert all(hasattr(conductor, name) for name in conductor.__all__)
+
+
+# Annotations, which are looked at when the app is described, and at the first invocation
+
+
+class Plain:
+    """A class of which nobody knows how to make it from JSON."""
+
+
+class Nested(msgspec.Struct):
+    inside: list[Plain]
+
+
+class Refers(msgspec.Struct):
+    other: "Nowhere"  # type: ignore[name-defined]  # noqa: F821, UP037
+
+
+def wrongly_annotated(annotations: dict[str, object]) -> Conductor:
+    """Return an app whose one task has these annotations."""
+    app = Conductor()
+
+    def job(event, ctx): ...  # type: ignore[no-untyped-def]
+
+    job.__annotations__ = annotations
+    app.task(job)
+    return app
+
+
+WRONG_ANNOTATIONS: list[tuple[dict[str, object], str]] = [
+    ({"event": "Event[Nowhere]"}, r"task job: the annotation of event, Event\[Nowhere\], cannot be resolved"),
+    (
+        {"event": Event["Nowhere"]},
+        "name 'Nowhere' is not defined. Define or import the name at the top level",
+    ),  # type: ignore[name-defined]
+    ({"return": "Nowhere"}, "task job: the annotation of return, Nowhere, cannot be resolved"),
+    (
+        {"event": Event[Plain]},
+        "task job: Plain cannot be a payload: nobody knows how to make a Plain from JSON",
+    ),
+    ({"event": Event[Nested]}, "Nested cannot be a payload: nobody knows how to make a Plain"),
+    ({"event": Event[Path]}, "nobody knows how to make a Path from JSON. Write a dataclass"),
+    ({"event": Event[Refers]}, "Refers cannot be a payload: NameError: name 'Nowhere' is not defined"),
+]
+
+
+@pytest.mark.parametrize(("annotations", "message"), WRONG_ANNOTATIONS)
+def test_an_annotation_that_would_turn_checks_off_is_refused(
+    annotations: dict[str, object], message: str
+) -> None:
+    """By start, which describes the app, and by the first invocation; not while the module is imported."""
+    app = wrongly_annotated(annotations)
+    with pytest.raises(UsageError, match=message):
+        app.manifest("shop:app")
+    with pytest.raises(UsageError, match=message):
+        app.invoke("job", {"anything": 1})
+
+
+@pytest.mark.parametrize(
+    "annotations",
+    [
+        {},
+        {"event": Event, "ctx": "Nowhere"},
+        {"event": Event[object]},
+        {"event": "Event[DefinedLater]", "return": "DefinedLater"},
+        {"event": Event[dict[str, list[int | None]]], "return": Plain},
+    ],
+)
+def test_annotations_that_can_be_used_are_taken(annotations: dict[str, object]) -> None:
+    """Names may be defined later in the module, and those of other parameters are nobody's business."""
+    assert wrongly_annotated(annotations).manifest("shop:app").tasks[0].name == "job"
+
+
+def test_an_unknown_name_beside_the_event_does_not_turn_checks_off() -> None:
+    """Each annotation is resolved by itself."""
+    app = wrongly_annotated({"event": "Event[DefinedLater]", "ctx": "Nowhere"})
+    assert app.tasks["job"].payload_annotation is DefinedLater
+
+
+class DefinedLater(msgspec.Struct):
+    value: int

@@ -81,7 +81,6 @@ def test_a_queue_without_tasks_is_told_with_the_one_that_was_meant() -> None:
     manifest = Manifest("shop:app", (TaskSpec("resize", queue="media"), TaskSpec("mail")))
     queues = {name: QueueSettings(1) for name in ("media", "medai")}
     settings = Settings(queues=queues, config="conductor.toml")
-    assert cautions(settings, manifest, {}) == [
-        "conductor.toml: [queues.medai]: no task of shop:app is in this queue, "
-        "so its runners have nothing to do; did you mean media?"
-    ]
+    (caution,) = cautions(settings, manifest, {})
+    assert caution.startswith("conductor.toml: [queues.medai]: no task of shop:app is in this queue")
+    assert caution.endswith("; did you mean media?")

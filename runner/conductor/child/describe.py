@@ -55,6 +55,7 @@ def check(app: str, task: str, paths: Iterable[str]) -> int:
 
     def fit(loaded: Conductor) -> Fits:
         if task in loaded.tasks:
+            loaded.tasks[task].check_annotations()
             loaded.tasks[task].payload_from_json(payload)
         return Fits()
 
