@@ -117,6 +117,10 @@ class Replay:
                     self._results[step.name] = step.result
                     self._elsewhere -= 1
 
+    def unasked(self) -> list[str]:
+        """Return the names of loaded steps that nobody has asked for."""
+        return list(self._results)
+
     def take_result(self, name: str) -> bytes | None:
         """Take out the recorded result of a step; None if it is not recorded."""
         return self._results.pop(name, None)

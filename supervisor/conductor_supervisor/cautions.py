@@ -5,9 +5,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Collection, Mapping
 
+from conductor_protocol.birth import MARK
 from conductor_protocol.manifest import Manifest
 from conductor_supervisor.clock import CLOCK_FILE
-from conductor_supervisor.processes.leftovers import MARK
 from conductor_supervisor.readers import suggestion
 from conductor_supervisor.settings import (
     DATABASE_VARIABLE,

@@ -5,7 +5,8 @@ from __future__ import annotations
 import gc
 import os
 import time
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -98,3 +99,14 @@ def test_its_file_goes_with_it() -> None:
     del clock
     gc.collect()
     assert not file.exists()
+
+
+@pytest.mark.parametrize("wrong", ["2030-01-31", 0, datetime(2030, 1, 31), date(2030, 1, 31)])  # noqa: DTZ001
+def test_a_moment_that_cannot_be_meant_is_refused(wrong: Any) -> None:
+    """The message has one to write, and the clock stays where it was."""
+    with pytest.raises(UsageError, match=r"FakeClock: expected a datetime .* tzinfo=UTC\), got "):
+        FakeClock(wrong)
+    clock = FakeClock(datetime(2030, 1, 1, tzinfo=UTC))
+    with pytest.raises(UsageError, match="FakeClock: expected a datetime"):
+        clock.set(wrong)
+    assert clock.now == datetime(2030, 1, 1, tzinfo=UTC)

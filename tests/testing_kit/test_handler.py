@@ -276,3 +276,61 @@ def test_only_tasks_can_be_run() -> None:
     assert not isinstance(function, Task)
     with pytest.raises(UsageError, match=r"as @app\.task makes it"):
         run_task(function)
+
+
+def test_a_given_step_that_nobody_asked_for_is_told() -> None:
+    """A misspelt name would let the real step run unnoticed."""
+    app = Conductor()
+
+    @app.task
+    def greet(event, ctx):  # type: ignore[no-untyped-def]
+        return ctx.step("look-up", lambda: "Ada")
+
+    @app.task
+    async def greet_async(event, ctx):  # type: ignore[no-untyped-def]
+        return await ctx.step("look-up", lambda: "Ada")
+
+    for task in (greet, greet_async):
+        with pytest.raises(UsageError) as caught:
+            run_task(task, steps={"lok-up": "Grace"})
+        assert str(caught.value) == (
+            f'run_task: steps: task {task.name} did not ask for "lok-up" in this run; '
+            'steps that ran: "look-up". Is a name misspelt?'
+        )
+        assert run_task(task, steps={"look-up": "Grace"}) == "Grace"
+
+
+def test_a_handler_that_failed_or_was_stopped_need_not_have_asked() -> None:
+    """It may not have come so far."""
+    app = Conductor()
+
+    @app.task
+    def job(event, ctx):  # type: ignore[no-untyped-def]
+        ctx.checkpoint()
+        if event.payload:
+            raise LookupError
+        ctx.checkpoint()
+
+    with pytest.raises(LookupError):
+        run_task(job, True, steps={"later": 1})
+    with pytest.raises(Stopped):
+        run_task(job, False, steps={"later": 1}, stop_after=1)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"word": "stop"}, "word: expected one of shutdown, window, cancelled, got 'stop'"),
+        ({"attempt": 0}, "attempt: expected a whole number of 1 or more, got 0"),
+        ({"attempt": "1"}, "attempt: expected a whole number of 1 or more, got '1'"),
+    ],
+)
+def test_an_argument_that_cannot_be_meant_is_refused(given: dict[str, Any], message: str) -> None:
+    """Rather than let a test pass for the wrong reason."""
+    app = Conductor()
+
+    @app.task
+    def job(event, ctx): ...  # type: ignore[no-untyped-def]
+
+    with pytest.raises(UsageError, match=message):
+        run_task(job, **given)

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from conductor_protocol.errors import UsageError
 from conductor_protocol.units import MICROSECONDS, Duration, instant, moment, seconds
 
 CLOCK_FILE = "CONDUCTOR_CLOCK"
@@ -30,15 +31,16 @@ class FakeClock:
     def __init__(self, start: datetime | None = None) -> None:
         """
         :param start: an aware datetime; None: the present moment.
-        :raises UsageError: if the datetime is naive.
+        :raises UsageError: if it is naive, or no datetime.
         """
+        start = _checked(datetime.now(UTC) if start is None else start)
         descriptor, name = tempfile.mkstemp(prefix="conductor-clock-")
         os.close(descriptor)
         self.file = Path(name)
         """Where other processes read the time."""
         self._outer: list[str | None] = []
         weakref.finalize(self, self.file.unlink, missing_ok=True)
-        self.set(start or datetime.now(UTC))
+        self.set(start)
 
     @property
     def now(self) -> datetime:
@@ -49,11 +51,12 @@ class FakeClock:
     def set(self, now: datetime) -> None:
         """Move the clock to this moment, forward or back.
 
-        :raises UsageError: if the datetime is naive.
+        :raises UsageError: if it is naive, or no datetime.
         """
+        microseconds = instant(_checked(now))
         # All at once: a supervisor may be reading.
         fresh = self.file.with_name(f"{self.file.name}.new")
-        fresh.write_bytes(_INSTANT.pack(instant(now)))
+        fresh.write_bytes(_INSTANT.pack(microseconds))
         fresh.replace(self.file)
 
     def advance(self, duration: Duration) -> None:
@@ -80,3 +83,12 @@ class FakeClock:
 
     def __repr__(self) -> str:
         return f"FakeClock({self.now.isoformat()})"
+
+
+def _checked(now: object) -> datetime:
+    if isinstance(now, datetime) and now.tzinfo is not None:
+        return now
+    raise UsageError(
+        "FakeClock: expected a datetime with a time zone, such as datetime(2030, 1, 31, 8, tzinfo=UTC), "
+        f"got {now!r}"
+    )

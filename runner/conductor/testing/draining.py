@@ -93,6 +93,10 @@ def drain(
     :raises UsageError: if runners could not import the app.
     :raises DrainFailed: if the supervisor failed, or was not done in time.
     """
+    if not isinstance(app, Conductor):
+        raise UsageError(f"drain: expected an app, as Conductor() makes it, got {app!r}")
+    if not isinstance(clock, FakeClock | None):
+        raise UsageError(f"drain: clock: expected a FakeClock, got {clock!r}; write clock=FakeClock(...)")
     name = importable_name(app)
     before = {view.id: view for view in _all(app)}
     with tempfile.TemporaryDirectory(prefix="conductor-drain-", dir=_short_folder()) as folder:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, Generic, Literal, TypeAlias, TypeVar
+from typing import Any, Generic, Literal, TypeAlias, TypeVar, get_args
 
 import msgspec
 
@@ -13,6 +13,7 @@ from conductor import values
 from conductor.context import AsyncContext, Context
 from conductor.errors import ConductorError, Released, ResultMismatch, UsageError
 from conductor.inprocess import AsyncLocalLink, LocalLink
+from conductor.replay import Replay
 from conductor.tasks import Task
 from conductor_protocol.manifest import INVOKE_EVENT
 from conductor_protocol.messages import Assignment, RecordedStep, Word
@@ -70,7 +71,8 @@ def run_task(
     :raises PayloadMismatch: if the payload does not fit the task.
     :raises NotStorable: if the result has no form in JSON, or is larger than allowed by default.
     :raises ResultMismatch: if the result does not fit the return annotation.
-    :raises UsageError: inside a running event loop: ``await`` :func:`run_task_async` there.
+    :raises UsageError: if the handler ended without asking for a step of ``steps``, or an argument cannot be
+        meant; also inside a running event loop: ``await`` :func:`run_task_async` there.
     """
     run = _Run(task, payload, steps or {}, attempt, stop_after, word, state, event, scheduled_for)
     if not task.is_async:
@@ -113,6 +115,10 @@ class _Run(Generic[R]):
     ) -> None:
         if not isinstance(task, Task):
             raise UsageError(f"run_task: expected a task, as @app.task makes it, got {task!r}")
+        if word not in get_args(StopWord):
+            raise UsageError(f"run_task: word: expected one of {', '.join(get_args(StopWord))}, got {word!r}")
+        if not isinstance(attempt, int) or attempt < 1:
+            raise UsageError(f"run_task: attempt: expected a whole number of 1 or more, got {attempt!r}")
         if stop_after in steps:
             raise UsageError(
                 f'run_task: the step "{stop_after}" is given, so the handler cannot be stopped after it; '
@@ -122,6 +128,7 @@ class _Run(Generic[R]):
         self._steps = {
             name: values.encode(result, f'the result of step "{name}"') for name, result in steps.items()
         }
+        self._given = frozenset(steps)
         self._assignment = Assignment(
             execution=EXECUTION,
             claim=attempt,
@@ -140,7 +147,8 @@ class _Run(Generic[R]):
         """Run a sync handler."""
         context = _Context(self._assignment, LocalLink(self._answers), self._state)
         try:
-            return self._as_a_client_gets_it(self._task.function(self._task.event(self._assignment), context))
+            result = self._task.function(self._task.event(self._assignment), context)
+            return self._as_a_client_gets_it(result, context.unasked_steps())
         except Released as released:
             raise self._stopped(released) from None
 
@@ -149,11 +157,17 @@ class _Run(Generic[R]):
         context = _AsyncContext(self._assignment, AsyncLocalLink(self._answers), self._state)
         try:
             result = await self._task.function(self._task.event(self._assignment), context)
-            return self._as_a_client_gets_it(result)
+            return self._as_a_client_gets_it(result, context.unasked_steps())
         except Released as released:
             raise self._stopped(released) from None
 
-    def _as_a_client_gets_it(self, result: object) -> R:
+    def _as_a_client_gets_it(self, result: object, unasked: list[str]) -> R:
+        if unasked:
+            raise UsageError(
+                f"run_task: steps: task {self._task.name} did not ask for {_quoted(unasked)} in this run; "
+                f"steps that ran: {_quoted([n for n in self._steps if n not in self._given]) or 'none'}. "
+                "Is a name misspelt?"
+            )
         what = f"the result of task {self._task.name}"
         encoded = values.encode(result, what)
         values.check_size(encoded, MAX_RESULT, what)
@@ -211,8 +225,14 @@ class _Answers:
         return 0.0
 
 
-class _AsksAlways:
+class _Observed:
     """Lets no verdict hold for a while: how often a handler asks must not depend on how fast it is."""
+
+    _replay: Replay
+
+    def unasked_steps(self) -> list[str]:
+        """Return the given steps that the handler has not asked for."""
+        return self._replay.unasked()
 
     def _must_ask(self) -> bool:
         return True
@@ -221,12 +241,16 @@ class _AsksAlways:
         return True
 
 
-class _Context(_AsksAlways, Context):
+class _Context(_Observed, Context):
     pass
 
 
-class _AsyncContext(_AsksAlways, AsyncContext):
+class _AsyncContext(_Observed, AsyncContext):
     pass
+
+
+def _quoted(names: list[str]) -> str:
+    return ", ".join(f'"{name}"' for name in names)
 
 
 def _check_no_loop_runs() -> None:
