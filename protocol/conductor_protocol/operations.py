@@ -210,7 +210,7 @@ class ExecutionView(Struct, frozen=True, kw_only=True):
     """Of the last attempt."""
     finished: datetime | None = None
     attempt: int = 0
-    """Attempts charged so far."""
+    """Attempts charged so far; one that runs or has completed is not among them."""
     waiting_for: str | None = None
     """Why it is scheduled: ``delay``, ``retry``, ``window``."""
     cancel_requested: bool = False

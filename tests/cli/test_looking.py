@@ -195,6 +195,31 @@ def test_list_says_what_runs_and_how_far_it_is(workplace: Workplace) -> None:
     assert re.search(r"mail +scheduled .* delay, due 2030-01-", workplace.run("list").stdout)
 
 
+def test_list_counts_the_attempts_that_were_made(workplace: Workplace) -> None:
+    """A completed execution has had one, though none was charged; in JSON ``attempt`` is what was charged."""
+    workplace.insert("resize")
+
+    def shown() -> tuple[str, int]:
+        text = workplace.run("list").stdout.splitlines()[1]
+        return re.split("  +", text)[-1].split()[-1], workplace.json("list")[0]["attempt"]
+
+    assert shown() == ("0", 0)
+    claimed = workplace.claim("resize")
+    assert shown() == ("1", 0)
+    workplace.end(
+        Ending(
+            execution=claimed.id,
+            claim=claimed.claim,
+            state="completed",
+            outcome="completed",
+            charged=False,
+            started=NOON,
+            ended=NOON + SECOND,
+        )
+    )
+    assert shown() == ("1", 0)
+
+
 def test_an_empty_list_says_so(workplace: Workplace) -> None:
     """Not an empty table."""
     workplace.run("migrate")

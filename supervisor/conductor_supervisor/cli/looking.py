@@ -62,12 +62,17 @@ def list_(
                     one.state,
                     render.local(one.created),
                     _time_taken(one, now),
-                    str(one.attempt),
+                    str(_attempts(one)),
                     _note(one),
                 ]
                 for one in found
             ],
         )
+
+
+def _attempts(execution: ExecutionView) -> int:
+    """Return how many attempts were made, as ``show`` numbers them: with one that runs or has completed."""
+    return execution.attempt + (execution.state in ("running", "completed"))
 
 
 def _time_taken(execution: ExecutionView, now: datetime) -> str:

@@ -110,7 +110,10 @@ WORDS: dict[str, object] = {
 
 JSON_OUTPUT: tuple[tuple[str, tuple[type[Struct], ...]], ...] = (
     (
-        "`list --json` is an array of executions, without attempts and steps; `show ID --json` is one, whole",
+        (
+            "`list --json` is an array of executions, without attempts and steps; `show ID --json` is one, "
+            "whole; `attempt` is how many attempts were charged"
+        ),
         (ExecutionView, AttemptView, CrashReport, Failure, StepView, ProgressView),
     ),
     ("`status --json`", (StatusView, SupervisorView, RunnerStatus, Beside, Paused, Waiting)),
