@@ -272,7 +272,8 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         name="stop_grace",
         read=readers.duration,
-        meaning="time between SIGTERM and SIGKILL to a runner",
+        meaning="time between SIGTERM and SIGKILL to a runner; SIGTERM ends a Python process at once, so no "
+        "`finally` block runs any more, unless the task's own code handles the signal",
         default="2 s",
         example='"2s"',
     ),
