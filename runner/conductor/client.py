@@ -118,7 +118,10 @@ class Invocation:
 def _instant(run_at: object) -> int:
     if not isinstance(run_at, datetime):
         raise UsageError(f"run_at: expected a datetime with a time zone, got {run_at!r}")
-    return instant(run_at)
+    try:
+        return instant(run_at)
+    except UsageError as error:
+        raise UsageError(f"run_at: {error}") from error
 
 
 def _priority(value: object) -> int:

@@ -47,10 +47,19 @@ def text(value: object, what: str) -> str:
 
 def count(value: object, what: str) -> int:
     """Read a whole number of 1 or more."""
-    number = int(value) if isinstance(value, str) and value.strip().isdecimal() else value
-    if isinstance(number, int) and not isinstance(number, bool) and number >= 1:
-        return number
-    raise UsageError(f"{what}: expected a whole number of 1 or more, got {value!r}")
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
+        return value
+    hint = "; write it without quotes" if isinstance(value, str) and value.strip().isdecimal() else ""
+    raise UsageError(f"{what}: expected a whole number of 1 or more, got {value!r}{hint}")
+
+
+def from_text(read: Reader) -> Reader:
+    """Return a reader of the same values where all is text: in variables and options of the command."""
+    if read is not count:
+        return read
+    return lambda value, what: count(
+        int(value) if isinstance(value, str) and value.strip().isdecimal() else value, what
+    )
 
 
 def duration(value: object, what: str) -> float:
@@ -161,7 +170,7 @@ def windows(value: object, what: str) -> list[dict[str, object]]:
     try:
         Windows(msgspec.convert(read, tuple[WindowSpec, ...]), "UTC")
     except UsageError as error:
-        raise UsageError(f"{what}: {error}") from error
+        raise UsageError(f"{what}: {str(error).removeprefix('window: ')}") from error
     return read
 
 

@@ -145,7 +145,9 @@ def _parse(path: Path) -> dict[str, object]:
     except OSError as error:
         raise UsageError(f"{path}: cannot be read: {error.strerror}") from error
     except ValueError as error:
-        raise UsageError(f"{path}: not TOML: {error}") from error
+        raise UsageError(
+            f'{path}: not TOML: {error}; text is written in quotes, as in  app = "shop.tasks:app"'
+        ) from error
 
 
 def _tool_table(path: Path, document: Mapping[str, object]) -> object | None:
@@ -160,14 +162,14 @@ def _from_environment(environment: Mapping[str, str]) -> dict[str, object]:
     for setting in SETTINGS:
         variable = next((name for name in setting.variables if environment.get(name)), None)
         if variable is not None:
-            given[setting.name] = setting.read(environment[variable], variable)
+            given[setting.name] = readers.from_text(setting.read)(environment[variable], variable)
     return given
 
 
 def _from_options(options: Mapping[str, object]) -> dict[str, object]:
     read = _readers()
     return {
-        name: read[name](value, f"--{name.replace('_', '-')}")
+        name: readers.from_text(read[name])(value, f"--{name.replace('_', '-')}")
         for name, value in options.items()
         if value is not None
     }

@@ -39,7 +39,7 @@ def test_the_version_is_that_of_the_package() -> None:
         (["list", "--config", "none.toml"], "none.toml: cannot be read: No such file"),
         (["list", "--database", "conductor.db"], "database: expected a URL, got 'conductor.db'"),
         (["list", "--database", "sqlite://"], "database in memory"),
-        (["start", "a:b", "--runners", "0"], "--runners: expected a whole number of 1 or more, got '0'"),
+        (["start", "a:b", "--runners", "0"], "--runners: expected a whole number of 1 or more, got 0"),
         (["start", "a:b", "--shutdown-grace", "soon"], "--shutdown-grace: expected a duration"),
         (["start", "a:b", "--log-level", "loud"], "--log-level: expected one of debug, info"),
         (["status", "--runtime", "/tmp/" + "x" * 200], "runtime: a socket's path may have"),

@@ -80,7 +80,12 @@ def test_a_dedupe_key_gives_the_unfinished_execution_back(shop: Workplace) -> No
         (["a b"], "TASK: expected letters, digits, -, _ and . (at most 200), got 'a b'"),
         (["nightly"], "task nightly may not be invoked by name: it runs on its schedule"),
         (["resize", "{id: 1}"], "expected JSON such as '{\"id\": 1}', got '{id: 1}'"),
-        (["resize", "hello"], "text is written '\"hello\"'"),
+        (["resize", "hello"], "if it is meant as text, write: '\"hello\"'"),
+        (["resize", "it's"], """write: '"it'"'"'s"'"""),
+        (
+            ["resize", "--priority", "high"],
+            "Invalid value for '--priority': 'high' is not a valid whole number.",
+        ),
         (["resize", "NaN"], "expected JSON"),
         (["resize", "1", "--file", "x"], "the payload is given twice"),
         (["resize", "--file", "none.json"], "--file none.json: cannot be read: No such file"),

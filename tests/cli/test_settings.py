@@ -176,7 +176,13 @@ def test_windows_may_be_written_in_several_ways(
             '[tasks.t]\nwindow = {start = "01:00", end = "02:00", days = ["Mon"]}',
             "days: expected a list of mon",
         ),
+        (
+            '[tasks.t]\nwindow = ["06:00", "06:00"]',
+            "conductor.toml: tasks.t: window: expected start and end to differ",
+        ),
+        ('[tasks.t]\nconcurrency = "2"', "got '2'; write it without quotes"),
         ("app = ", "not TOML: "),
+        ("app = shop.tasks:app", 'text is written in quotes, as in  app = "shop.tasks:app"'),
     ],
 )
 def test_what_cannot_be_meant_is_refused(tmp_path: Path, written: str, says: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import time
 from datetime import datetime
@@ -28,7 +29,7 @@ from conductor_protocol.operations import (
 )
 from conductor_protocol.units import Instant, in_words, instant, seconds, size_in_words
 from conductor_supervisor.cli import render
-from conductor_supervisor.cli.site import Site, json_option, located
+from conductor_supervisor.cli.site import Site, WholeNumber, json_option, located
 from conductor_supervisor.errors import PayloadMismatch, SupervisorError
 from conductor_supervisor.readers import suggestion
 
@@ -51,7 +52,7 @@ LONGEST_WAIT = 0.5
 @click.option(
     "--priority",
     metavar="N",
-    type=click.IntRange(-32768, 32767),
+    type=WholeNumber(-32768, 32767),
     default=0,
     help="Higher first; -32768 to 32767, usually 0.",
 )
@@ -143,7 +144,7 @@ def _not_json(text: str | None, file: str | None, error: Exception) -> str:
         return f"--file {file}: not JSON: {error}"
     return (
         f"the payload: expected JSON such as '{{\"id\": 1}}', got {text!r} ({error}); "
-        f"text is written '{render.compact_json(text)}'"
+        f"if it is meant as text, write: {shlex.quote(render.compact_json(text))}"
     )
 
 

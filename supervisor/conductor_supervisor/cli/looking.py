@@ -18,7 +18,7 @@ from conductor_protocol.operations import (
 from conductor_protocol.units import moment
 from conductor_supervisor.cli import render
 from conductor_supervisor.cli.sentences import attempt_in_words
-from conductor_supervisor.cli.site import Site, json_option, located
+from conductor_supervisor.cli.site import Site, WholeNumber, json_option, located
 
 STEPS_SHOWN = 50
 """Steps that ``show`` prints unless asked for all: the last ones."""
@@ -30,7 +30,7 @@ STEPS_SHOWN = 50
 @click.option(
     "--limit",
     metavar="N",
-    type=click.IntRange(1, 1000),
+    type=WholeNumber(1, 1000),
     default=100,
     show_default=True,
     help="At most so many; 1 to 1000.",

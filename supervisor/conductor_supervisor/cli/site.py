@@ -308,4 +308,10 @@ def located(command: Callable[..., R]) -> Callable[..., R]:
     return at_site
 
 
+class WholeNumber(click.IntRange):
+    """A whole number within limits, called so in messages."""
+
+    name = "whole number"
+
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
