@@ -98,6 +98,11 @@ def size_in_words(size: int) -> str:
     return f"{number:.1f} GiB"
 
 
+def counted(number: int, what: str) -> str:
+    """Return a number with what it counts: ``1 step``, ``2 steps``."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
 def instant(moment: datetime) -> Instant:
     """Return an aware datetime as an instant.
 

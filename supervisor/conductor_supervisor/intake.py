@@ -13,7 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from conductor_protocol.manifest import CatchUp
-from conductor_protocol.units import MICROSECONDS, Instant
+from conductor_protocol.units import MICROSECONDS, Instant, counted
 from conductor_supervisor import placing
 from conductor_supervisor.journal import Journal
 from conductor_supervisor.roster import Held, Pool, Task
@@ -265,7 +265,7 @@ class Intake:
 
     def _swept(self, removed: int) -> None:
         if removed:
-            log.info("removed %d expired executions", removed)
+            log.info("removed %s that had expired", counted(removed, "execution"))
             self._sweep_at = time.monotonic()
 
     def _sweep_refused(self, message: str) -> None:

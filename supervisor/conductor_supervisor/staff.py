@@ -368,7 +368,7 @@ class Staff:
         runner.child.signal_group(signal.SIGKILL)
         left = self._leftovers.end(runner.child.mark, self._nursery.our_children())
         if left:
-            log.warning("runner %d left %d processes behind: they are killed", runner.slot.number, left)
+            log.warning("runner %d left processes behind, which are killed: %d", runner.slot.number, left)
 
     def _settle(self, runner: Runner, ended: Exit) -> bool:
         """Give every execution in a dead runner's hands what is due to it; tell if it was running one."""

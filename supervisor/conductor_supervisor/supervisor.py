@@ -23,7 +23,7 @@ import zmq
 from conductor_protocol.errors import ConductorError, UsageError
 from conductor_protocol.manifest import Manifest, TaskSpec
 from conductor_protocol.messages import Report
-from conductor_protocol.units import Instant, in_words
+from conductor_protocol.units import Instant, counted, in_words
 from conductor_supervisor import control
 from conductor_supervisor.clock import Clock, clock_from_environment
 from conductor_supervisor.dispatcher import Dispatcher
@@ -103,7 +103,7 @@ def _begin_alone(folder: Path) -> None:
     """End what the last supervisor's runners have left, if it died."""
     left = leftovers.end_those_of_the_last_supervisor(folder)
     if left:
-        log.warning("%d processes of the last supervisor were still alive: they are killed", left)
+        log.warning("processes of the last supervisor that were still alive and are killed: %d", left)
 
 
 def _tasks(specs: Sequence[TaskSpec], zone: str, settings: Settings) -> dict[str, Task]:
@@ -135,13 +135,14 @@ def _prepare(database: Database, specs: Sequence[TaskSpec], zone: str, clock: Cl
         schedules.fire(connection, missed, now)
     if lost := len(recovered.returned) + len(recovered.charged) + len(recovered.cancelled):
         log.warning(
-            "%d executions were running when the last supervisor died: %d go on, %d are charged an attempt",
+            "executions that were running when the last supervisor died: %d; "
+            "of these go on: %d; are charged an attempt: %d",
             lost,
             len(recovered.returned),
             len(recovered.charged),
         )
     if missed:
-        log.info("%d cron firings were missed and are made up for", len(missed))
+        log.info("cron firings that were missed and are made up for: %d", len(missed))
     return found
 
 
@@ -233,10 +234,10 @@ class Supervisor:
             stack.callback(self._end_all_runners)
             stack.callback(self._give_up_reload)
             log.info(
-                "started: app %s, %d tasks, %d runners, database %s",
+                "started: app %s, %s, %s, database %s",
                 self._manifest.app,
-                len(self._work.tasks),
-                len(self._roster.slots),
+                counted(len(self._work.tasks), "task"),
+                counted(len(self._roster.slots), "runner"),
                 self._database.url_for_people,
             )
             self._loop(wake)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import time
+from collections.abc import Iterator
 
 import pytest
 from workplace import NOON, SECOND, Workplace
@@ -85,7 +87,29 @@ def test_show_lists_steps_with_their_durations(workplace: Workplace, crashed: st
     """In recorded order."""
     shown = workplace.run("show", crashed).stdout
     assert "2 steps" in shown
-    assert re.search(r"^fetch +500 ms +\S+ \S+ +1$", shown, re.MULTILINE)
+    assert re.search(r"^fetch +500 ms +\S+ \S+ \S+ +1$", shown, re.MULTILINE)
+
+
+@pytest.fixture
+def _in_berlin() -> Iterator[None]:
+    """Whoever looks is in Berlin."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TZ", "Europe/Berlin")
+        time.tzset()
+        yield
+    time.tzset()
+
+
+@pytest.mark.usefixtures("_in_berlin")
+def test_moments_name_their_zone_and_one_step_is_one_step(workplace: Workplace) -> None:
+    """Whoever pastes them elsewhere need not guess."""
+    (execution,) = workplace.insert("resize")
+    claim = workplace.claim("resize").claim
+    with workplace.database.writing() as connection:
+        steps.record(connection, [NewStep(execution, claim, "fetch", b"1", NOON, NOON, 1)])
+    shown = workplace.run("show", execution).stdout
+    assert "created        2030-01-01 13:00:00 CET\n" in shown
+    assert "\n1 step\n" in shown
 
 
 def test_what_tasks_write_cannot_steer_the_terminal(workplace: Workplace, crashed: str) -> None:
@@ -218,6 +242,17 @@ def test_list_counts_the_attempts_that_were_made(workplace: Workplace) -> None:
         )
     )
     assert shown() == ("1", 0)
+
+
+def test_an_empty_list_of_a_task_that_nobody_declares_says_so(workplace: Workplace) -> None:
+    """Its name may be misspelt; what has executions is listed whoever declares it."""
+    workplace.declare(TaskSpec("resize"))
+    shown = workplace.run("list", "--task", "rezise")
+    assert shown.stdout == "no executions\n"
+    assert shown.stderr == "the running code has no task 'rezise'; did you mean resize?\n"
+    assert workplace.run("list", "--task", "resize").stderr == ""
+    workplace.insert("gone")
+    assert workplace.run("list", "--task", "gone").stderr == ""
 
 
 def test_an_empty_list_says_so(workplace: Workplace) -> None:

@@ -73,7 +73,7 @@ def test_progress_in_words(done: float | None, total: float | None, message: str
 
 def test_times_are_local_and_durations_in_words() -> None:
     """Unknown ones are empty; a clock that was set back makes no negative durations."""
-    assert render.local(MOMENT) == MOMENT.astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    assert render.local(MOMENT) == MOMENT.astimezone().strftime("%Y-%m-%d %H:%M:%S %Z")
     assert render.local(None) == ""
     assert render.took(MOMENT, MOMENT + timedelta(seconds=90)) == "1m30s"
     assert render.took(MOMENT, None) == ""

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conductor_protocol.errors import UsageError
-from conductor_protocol.units import in_words, instant, moment, seconds, size_in_bytes, size_in_words
+from conductor_protocol.units import counted, in_words, instant, moment, seconds, size_in_bytes, size_in_words
 
 
 @pytest.mark.parametrize(
@@ -124,3 +124,8 @@ def test_a_datetime_without_a_zone_is_refused() -> None:
     """Nobody could say which moment it means."""
     with pytest.raises(UsageError, match="expected a datetime with a time zone"):
         instant(datetime(2026, 1, 1))  # noqa: DTZ001
+
+
+def test_what_is_counted_is_one_or_many() -> None:
+    """None is many, too."""
+    assert [counted(n, "step") for n in (0, 1, 2, 1000)] == ["0 steps", "1 step", "2 steps", "1,000 steps"]

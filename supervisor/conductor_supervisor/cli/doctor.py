@@ -14,7 +14,7 @@ import click
 from msgspec import Struct
 
 from conductor_protocol.errors import ConductorError
-from conductor_protocol.units import moment, size_in_words
+from conductor_protocol.units import counted, moment, size_in_words
 from conductor_supervisor import control
 from conductor_supervisor.cli import render
 from conductor_supervisor.cli.site import Site, json_option, located
@@ -139,7 +139,7 @@ def _app(name: str, site: Site) -> Finding:
             'put  app = "shop.tasks:app"  into conductor.toml, or name it at start',
         )
     idle = idle_queues(site.settings, site.manifest)
-    found = f"{site.manifest.app} with {len(site.declared())} tasks"
+    found = f"{site.manifest.app} with {counted(len(site.declared()), 'task')}"
     return Finding(name, "warning" if idle else "ok", found, "\n".join(idle))
 
 

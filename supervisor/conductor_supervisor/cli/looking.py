@@ -15,10 +15,11 @@ from conductor_protocol.operations import (
     ListExecutions,
     State,
 )
-from conductor_protocol.units import moment
+from conductor_protocol.units import counted, moment
 from conductor_supervisor.cli import render
 from conductor_supervisor.cli.sentences import attempt_in_words
 from conductor_supervisor.cli.site import Site, WholeNumber, json_option, located
+from conductor_supervisor.readers import suggestion
 
 STEPS_SHOWN = 50
 """Steps that ``show`` prints unless asked for all: the last ones."""
@@ -51,6 +52,8 @@ def list_(
         render.show_json(found)
     elif not found:
         render.say("no executions")
+        if task is not None:
+            _doubt_task(site, task)
     else:
         now = moment(site.clock.now())
         render.table(
@@ -68,6 +71,13 @@ def list_(
                 for one in found
             ],
         )
+
+
+def _doubt_task(site: Site, name: str) -> None:
+    """Say beside an empty answer that the task may be misspelt, if the running code has none of the name."""
+    known = [spec.name for spec in site.declared_last()]
+    if known and name not in known:
+        render.remark(f"the running code has no task {name!r}{suggestion(name, known)}")
 
 
 def _attempts(execution: ExecutionView) -> int:
@@ -168,7 +178,8 @@ def _show_steps(execution: ExecutionView, at_most: int | None) -> None:
     shown = execution.steps if at_most is None else execution.steps[-at_most:]
     hidden = len(execution.steps) - len(shown)
     render.say(
-        f"\n{len(execution.steps)} steps" + (f", the last {len(shown)}; --all-steps" if hidden else "")
+        f"\n{counted(len(execution.steps), 'step')}"
+        + (f", the last {len(shown)}; --all-steps" if hidden else "")
     )
     render.table(
         ["STEP", "TOOK", "ENDED", "ATTEMPT"],

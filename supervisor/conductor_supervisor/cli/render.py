@@ -137,8 +137,8 @@ def short_id(execution: str) -> str:
 
 
 def local(moment: datetime | None) -> str:
-    """Return a moment in the zone of whoever looks, to the second; nothing for None."""
-    return "" if moment is None else moment.astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    """Return a moment in the zone of whoever looks, which is named, to the second; nothing for None."""
+    return "" if moment is None else moment.astimezone().strftime("%Y-%m-%d %H:%M:%S %Z")
 
 
 def took(start: datetime | None, end: datetime | None) -> str:

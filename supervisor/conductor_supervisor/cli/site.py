@@ -254,12 +254,13 @@ class Site:
 
     def declared(self) -> tuple[TaskSpec, ...]:
         """Return the tasks that the supervisor declared last; before its first start, those of the app."""
-        known = self._declared_last()
+        known = self.declared_last()
         if known:
             return known
         return effective(self.manifest, self.settings) if self.manifest is not None else ()
 
-    def _declared_last(self) -> tuple[TaskSpec, ...]:
+    def declared_last(self) -> tuple[TaskSpec, ...]:
+        """Return the tasks that the supervisor declared last; none before its first start."""
         from conductor_supervisor.store import tasks
 
         try:
