@@ -237,6 +237,7 @@ class Outcome(Struct, frozen=True, tag=True):
     result: Raw = Raw(b"null")
     """JSON; null until completed. (msgspec cannot read ``Raw | None``.)"""
     error: Failure | None = None
+    cancel_reason: str | None = None
 
 
 class Printed(Struct, frozen=True, tag=True):

@@ -434,32 +434,32 @@ class Handle(Generic[Result]):
         :param timeout: None waits for ever.
         :raises ExecutionFailed: if it failed.
         :raises ExecutionCancelled: if it was cancelled.
-        :raises TimeoutError: if it has not ended in time; it goes on.
+        :raises TimeoutError: if it has not ended in time; that changes nothing for it.
         :raises ResultMismatch: if the result does not fit the annotation.
         """
-        for wait in _waits(self.id, timeout):
+        for wait in _waits(timeout):
             outcome = self._client.outcome(self.id)
             if outcome.state in FINISHED:
-                break
+                return self._result_of(outcome)
             time.sleep(wait)
-        return self._result_of(outcome)
+        raise TimeoutError(_not_ended(self.id, outcome.state, timeout))
 
     async def result_async(self, timeout: Duration | None = None) -> Result:  # noqa: ASYNC109  # as result()
         """See :meth:`result`."""
         import asyncio
 
-        for wait in _waits(self.id, timeout):
+        for wait in _waits(timeout):
             outcome = await self._client.outcome_async(self.id)
             if outcome.state in FINISHED:
-                break
+                return self._result_of(outcome)
             await asyncio.sleep(wait)
-        return self._result_of(outcome)
+        raise TimeoutError(_not_ended(self.id, outcome.state, timeout))
 
     def _result_of(self, outcome: Outcome) -> Result:
         if outcome.state == "failed" and outcome.error is not None:
             raise ExecutionFailed(self.id, outcome.error)
         if outcome.state == "cancelled":
-            raise ExecutionCancelled(self.id)
+            raise ExecutionCancelled(self.id, outcome.cancel_reason)
         try:
             result: Result = values.decode(bytes(outcome.result or b"null"), self._annotation)
         except msgspec.ValidationError as error:
@@ -473,17 +473,20 @@ class Handle(Generic[Result]):
         return f"<execution {self.id}>"
 
 
-def _waits(execution: str, timeout: Duration | None) -> Iterator[float]:
-    """Give the seconds to wait before each further look.
-
-    :raises TimeoutError: when the time is over.
-    """
+def _waits(timeout: Duration | None) -> Iterator[float]:
+    """Give the seconds to wait after each look, once at least, until the time is over."""
     limit = float("inf") if timeout is None else seconds(timeout, "timeout")
     started = time.monotonic()
     wait = FIRST_WAIT
+    left = limit
     while True:
-        left = started + limit - time.monotonic()
         yield max(0.0, min(wait, left))
         if left <= 0:
-            raise TimeoutError(f"execution {execution} has not ended within {timeout}; it goes on")
+            return
         wait = min(wait * 1.5, LONGEST_WAIT)
+        left = started + limit - time.monotonic()
+
+
+def _not_ended(execution: str, state: State, timeout: Duration | None) -> str:
+    goes_on = "it goes on" if state == "running" else "it has not started, or waits for its next attempt"
+    return f"execution {execution} is {state}, and has not ended within {timeout}; {goes_on}"

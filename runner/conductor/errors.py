@@ -98,9 +98,11 @@ class ExecutionFailed(ConductorError):
 class ExecutionCancelled(ConductorError):
     """The execution whose result was asked for was cancelled."""
 
-    def __init__(self, execution: str) -> None:
-        super().__init__(f"execution {execution} was cancelled")
+    def __init__(self, execution: str, reason: str | None = None) -> None:
+        super().__init__(f"execution {execution} was cancelled{f': {reason}' if reason else ''}")
         self.execution = execution
+        self.reason = reason
+        """As whoever cancelled it gave it; None: no reason."""
 
 
 class Fail(Exception):

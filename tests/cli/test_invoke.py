@@ -11,8 +11,9 @@ import pytest
 from workplace import NOON, SECOND, Workplace
 
 from conductor_protocol.manifest import ScheduleSpec, TaskSpec
-from conductor_protocol.operations import Failure
+from conductor_protocol.operations import CancelExecution, Failure
 from conductor_supervisor.store.attempts import Ending
+from conductor_supervisor.store.perform import perform
 
 RESIZE = TaskSpec("resize")
 NIGHTLY = TaskSpec("nightly", invocable=False, schedules=(ScheduleSpec("cron", "0 2 * * *"),))
@@ -175,5 +176,21 @@ def test_wait_as_json_tells_the_failure_too(shop: Workplace) -> None:
 def test_a_wait_may_have_a_limit(shop: Workplace) -> None:
     """After it, exit status 1; the execution goes on."""
     message = shop.error("invoke", "resize", "--wait", "--timeout", "10ms", status=1)
-    assert "is ready, not finished after 10 ms; it goes on: conductor-supervisor show" in message
+    assert "is ready, not finished after 10 ms; it waits: conductor-supervisor show" in message
     assert shop.json("list")[0]["state"] == "ready"
+
+
+def test_waiting_for_a_cancelled_execution_tells_the_reason(shop: Workplace) -> None:
+    """As whoever cancelled it gave it."""
+
+    def cancel() -> None:
+        while not (ids := shop.ids()):
+            time.sleep(0.002)
+        with shop.database.writing() as connection:
+            perform(connection, CancelExecution(ids[0], "wrong customer"), NOON)
+
+    thread = Thread(target=cancel)
+    thread.start()
+    message = shop.error("invoke", "resize", "--wait", status=1)
+    thread.join()
+    assert f"execution {shop.ids()[0]} was cancelled: wrong customer" in message

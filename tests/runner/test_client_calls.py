@@ -39,6 +39,7 @@ from conductor_protocol.operations import (
     Operation,
     Outcome,
     Refused,
+    State,
 )
 
 
@@ -251,10 +252,24 @@ def test_other_ends_have_errors_of_their_own(answer: Answer, error: type[Excepti
         handle_of(answer).result()
 
 
-def test_waiting_ends_in_time() -> None:
-    """The execution goes on."""
-    with pytest.raises(TimeoutError, match=r"has not ended within 0\.01; it goes on"):
-        handle_of(Outcome("running")).result(timeout=0.01)
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        ("running", r"is running, and has not ended within 0\.01; it goes on"),
+        ("ready", r"is ready, and has not ended within 0\.01; it has not started, or waits for its next"),
+    ],
+)
+def test_waiting_ends_in_time(state: State, message: str) -> None:
+    """The message says where the execution is."""
+    with pytest.raises(TimeoutError, match=message):
+        handle_of(Outcome(state)).result(timeout=0.01)
+
+
+def test_waiting_ends_in_time_in_an_event_loop_too(app: Conductor) -> None:
+    """With the same message."""
+    handle = app.invoke("move", Point(1))
+    with pytest.raises(TimeoutError, match="is ready, and has not ended within 10ms"):
+        asyncio.run(handle.result_async(timeout="10ms"))
 
 
 def test_a_timeout_of_zero_looks_once() -> None:
@@ -328,3 +343,12 @@ def test_an_argument_that_cannot_be_meant_is_told(
         getattr(app, call)(**given)
     with pytest.raises(UsageError, match=message):
         asyncio.run(getattr(app, f"{call}_async")(**given))
+
+
+def test_the_result_of_a_cancelled_execution_is_the_reason(app: Conductor) -> None:
+    """As whoever cancelled it gave it."""
+    handle = app.invoke("move", Point(1))
+    app.cancel(handle, "wrong customer")
+    with pytest.raises(ExecutionCancelled, match=r"was cancelled: wrong customer$") as caught:
+        handle.result(timeout=1)
+    assert caught.value.reason == "wrong customer"

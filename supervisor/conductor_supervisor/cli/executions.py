@@ -25,7 +25,6 @@ from conductor_protocol.operations import (
     NewExecution,
     Outcome,
     RetryExecution,
-    State,
 )
 from conductor_protocol.units import Instant, in_words, instant, seconds, size_in_words
 from conductor_supervisor.cli import render
@@ -210,9 +209,10 @@ def _outcome(site: Site, execution: str, limit: float | None) -> Outcome:
         if outcome.state in FINISHED:
             return outcome
         if limit is not None and time.monotonic() - began >= limit:
+            goes_on = "it goes on" if outcome.state == "running" else "it waits"
             raise SupervisorError(
                 f"execution {execution} is {outcome.state}, not finished after {in_words(limit)}; "
-                f"it goes on: conductor-supervisor show {execution}"
+                f"{goes_on}: conductor-supervisor show {execution}"
             )
         time.sleep(wait)
         wait = min(LONGEST_WAIT, wait * 1.5)
@@ -232,14 +232,15 @@ def _report_outcome(execution: str, created: bool, outcome: Outcome, as_json: bo
         if outcome.state != "completed":
             click.get_current_context().exit(1)
     elif outcome.state != "completed":
-        why = f": {render.failure(outcome.error)}" if outcome.error else ""
-        raise SupervisorError(f"execution {execution} {_ended(outcome.state)}{why}")
+        raise SupervisorError(f"execution {execution} {_ended(outcome)}")
     else:
         render.say(render.compact_json(outcome.result))
 
 
-def _ended(state: State) -> str:
-    return "was cancelled" if state == "cancelled" else state
+def _ended(outcome: Outcome) -> str:
+    if outcome.state == "cancelled":
+        return f"was cancelled{f': {outcome.cancel_reason}' if outcome.cancel_reason else ''}"
+    return f"{outcome.state}{f': {render.failure(outcome.error)}' if outcome.error else ''}"
 
 
 # Changing

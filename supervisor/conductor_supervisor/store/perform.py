@@ -164,7 +164,7 @@ def _outcome(connection: Connection, execution: str) -> Answer:
     if row is None:
         return NotFound(execution)
     result = Raw((row.result or "null").encode())
-    return Outcome(row.state, result, _read(_failure, row.error))
+    return Outcome(row.state, result, _read(_failure, row.error), row.cancel_reason)
 
 
 def _output(connection: Connection, execution: str, after: int) -> Answer:
@@ -212,7 +212,9 @@ def _list(connection: Connection, asked: ListExecutions) -> Answer:
     return Listed([_view(row, [], []) for row in connection.execute(statement)])
 
 
-_OUTCOME = select(executions.c.state, executions.c.result, executions.c.error).where(_this)
+_OUTCOME = select(
+    executions.c.state, executions.c.result, executions.c.error, executions.c.cancel_reason
+).where(_this)
 _EXECUTIONS = select(
     executions,
     select(func.count())
