@@ -493,7 +493,11 @@ class Supervisor:
         self._work.adopt(known)
         self._intake.adopt(_schedules(specs, zone, self._clock.now()))
         self._staff.fill()
-        log.info("reloaded: %d tasks; %d runners finish with the old code", len(known), retiring)
+        log.info(
+            "reloaded: %s; still at work with the old code: %s",
+            counted(len(known), "task"),
+            counted(retiring, "runner"),
+        )
         self._answer_reload(control.Reloaded(len(known), retiring))
 
     def _keep_old_code(self, why: str) -> None:

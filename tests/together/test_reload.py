@@ -54,7 +54,7 @@ def test_new_code_runs_beside_old_code_that_finishes(project: Project, how: str)
     else:
         done = project.command("reload")
         assert (done.returncode, done.stderr) == (0, "")
-        assert done.stdout.startswith("reloaded: 3 tasks; 1 runners finish")
+        assert done.stdout.startswith("reloaded: 3 tasks; still at work with the old code: 1 runner")
     for task, result in (("short", "new"), ("added", "added"), ("long", "new")):
         assert project.until_state(project.invoke(task), "completed").result == result
     runners = project.json("status")["supervisor"]["runners"]  # type: ignore[call-overload,index]

@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from conductor_protocol.errors import UsageError
 from conductor_protocol.operations import FINISHED, State
-from conductor_protocol.units import in_words, moment, size_in_words
+from conductor_protocol.units import counted, in_words, moment, size_in_words
 from conductor_supervisor import control
 from conductor_supervisor.cli import render
 from conductor_supervisor.cli.site import Site, json_option, located
@@ -327,5 +327,5 @@ def reload(site: Site) -> None:
     if isinstance(answer, control.Rejected):
         raise SupervisorError(f"the old code goes on: {answer.message}")
     if isinstance(answer, control.Reloaded):
-        old = f"; {answer.retiring} runners finish what they run with the old code" if answer.retiring else ""
-        render.say(f"reloaded: {answer.tasks} tasks{old}")
+        old = f"; still at work with the old code: {counted(answer.retiring, 'runner')}"
+        render.say(f"reloaded: {counted(answer.tasks, 'task')}{old if answer.retiring else ''}")
