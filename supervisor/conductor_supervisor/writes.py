@@ -1,8 +1,9 @@
 """Every change and question that the loop may hand to the store thread, and how a group of them is applied.
 
 A write carries what is to be stored and ``then``, what the loop does once it is committed. A group is applied
-in one transaction of set-based statements, in an order that lets each kind see the ones before: endings free
-places under a limit, so claims come last and fill them in the same commit.
+in one transaction of set-based statements, in an order that lets each kind see the ones before: steps first,
+for a step that came before the end of its attempt is done; endings free places under a limit, so claims come
+last and fill them in the same commit.
 """
 
 from __future__ import annotations
@@ -177,8 +178,8 @@ W = TypeVar("W")
 def apply(connection: Connection, group: Sequence[Write], now: Instant) -> list[Effect]:
     """Make all writes of a group in the caller's transaction; return what to do after its commit."""
     return [
-        *_end(connection, _of(group, EndAttempt)),
         *_record(connection, _of(group, RecordStep)),
+        *_end(connection, _of(group, EndAttempt)),
         *(partial(w.then, schedules.fire(connection, w.firings, now)) for w in _of(group, Fire)),
         *(partial(w.then, perform(connection, w.operation, now)) for w in _of(group, Perform)),
         *_keep_progress(connection, _of(group, KeepProgress)),

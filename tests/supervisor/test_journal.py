@@ -125,6 +125,19 @@ def test_a_late_voice_hears_that_it_is_late_and_changes_nothing(journal: Journal
     assert answer.execution.result == "first"
 
 
+def test_a_step_that_came_before_the_end_of_its_attempt_is_recorded(journal: Journal) -> None:
+    """Also where both are in one group, as when a handler fails beside a step that has just ended."""
+    invoked(journal, 1)
+    (taken,) = claimed(journal, 1)
+    failed = msgspec.structs.replace(completion(taken), state="ready", outcome="failed", result=None)
+    step = NewStep(taken.claimed.id, taken.claimed.claim, "charge", b"1", 1, 2, 1)
+    late: list[bool] = []
+    act(journal, RecordStep(step, late.append, fail), EndAttempt(failed, late.append, fail))
+    assert late == [False, False]
+    (again,) = claimed(journal, 1)
+    assert again.steps == [RecordedStep("charge", b"1")]
+
+
 def test_one_bad_write_does_not_sink_its_group(journal: Journal) -> None:
     """It is refused alone; its neighbours are committed."""
     invoked(journal, 2)
