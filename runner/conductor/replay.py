@@ -96,6 +96,13 @@ class Replay:
                 f'ctx.step: expected a name of 1 to {MAX_STEP_NAME} characters first, such as "fetch-items", '
                 f"got {shown}"
             )
+        try:
+            name.encode()
+        except UnicodeEncodeError as error:
+            raise UsageError(
+                f"ctx.step: expected a name that can be written as UTF-8, got {name!r}; "
+                "half a surrogate pair is no text"
+            ) from error
         with self._lock:
             if name in self._names:
                 raise DuplicateStep(
