@@ -214,15 +214,17 @@ class Context(_Common):
         :param retry: try again within this attempt when ``fn`` raises, after these delays.
         :param timeout: how long one call of ``fn`` may take; then the runner is stopped, the attempt failed.
         :raises DuplicateStep: if the name has been used in this attempt.
-        :raises NotStorable: if the result has no form in JSON, or is too large.
-        :raises ResultMismatch: if the recorded result does not fit the return annotation of ``fn``.
+        :raises NotStorable: if the result has no form in JSON, or is too large; it is not recorded then.
+        :raises ResultMismatch: if the result does not fit the return annotation of ``fn``; only one that fits
+            is recorded, but the annotation may have changed since.
         :raises Released: if the handler is to stop here.
         """
         self._replay.begin_step(name)
+        kind = ResultKind(name, fn)
         recorded = self._find(name)
-        if recorded is None:
-            recorded = self._run(name, partial(fn, *args, **kwargs), Tries(retry), _limit(timeout))
-        return typed_result(name, recorded, fn)
+        if recorded is not None:
+            return kind.recorded(recorded)
+        return self._run(kind, partial(fn, *args, **kwargs), Tries(retry), _limit(timeout))
 
     def checkpoint(self) -> Any:  # None; an async handler awaits it, and both annotate Context
         """Ask whether to go on.
@@ -242,7 +244,8 @@ class Context(_Common):
             self._ask(None, None)
         return recorded
 
-    def _run(self, name: str, call: Callable[[], object], tries: Tries, limit: float | None) -> bytes:
+    def _run(self, kind: ResultKind, call: Callable[[], object], tries: Tries, limit: float | None) -> Any:
+        name = kind.step
         while True:
             if limit is not None or self._must_ask_before_new():
                 self._ask(name, limit)
@@ -256,21 +259,22 @@ class Context(_Common):
                     if wait is None:
                         raise
                 else:
-                    return self._record(name, result, time.monotonic() - started)
+                    return self._record(kind, result, time.monotonic() - started)
             finally:
                 self._link.step_ended(name)
             self._link.pause(wait)
 
-    def _record(self, name: str, result: object, duration: float) -> bytes:
+    def _record(self, kind: ResultKind, result: object, duration: float) -> Any:
         if inspect.isawaitable(result):
             _close(result)
             raise TypeError(
-                f'step "{name}" returned a coroutine, which a sync handler cannot await; '
+                f'step "{kind.step}" returned a coroutine, which a sync handler cannot await; '
                 "make the handler async def and write: await ctx.step(...)"
             )
-        encoded = self._encoded(name, result)
-        self._replay.note_acknowledged(self._link.record_step(name, encoded, duration))
-        return encoded
+        encoded = self._encoded(kind.step, result)
+        value = kind.fresh(encoded)
+        self._replay.note_acknowledged(self._link.record_step(kind.step, encoded, duration))
+        return value
 
     def _ask(self, step: str | None, limit: float | None) -> None:
         self._replay.check()
@@ -348,12 +352,11 @@ class AsyncContext(Context):
     ) -> Any:
         """See :meth:`Context.step`. ``fn`` may be sync or async. Safe inside ``asyncio.gather``."""
         self._replay.begin_step(name)
+        kind = ResultKind(name, fn)
         recorded = await self._find_async(name)
-        if recorded is None:
-            recorded = await self._run_async(
-                name, partial(fn, *args, **kwargs), Tries(retry), _limit(timeout)
-            )
-        return typed_result(name, recorded, fn)
+        if recorded is not None:
+            return kind.recorded(recorded)
+        return await self._run_async(kind, partial(fn, *args, **kwargs), Tries(retry), _limit(timeout))
 
     async def checkpoint(self) -> None:
         """See :meth:`Context.checkpoint`."""
@@ -371,8 +374,9 @@ class AsyncContext(Context):
         return recorded
 
     async def _run_async(
-        self, name: str, call: Callable[[], object], tries: Tries, limit: float | None
-    ) -> bytes:
+        self, kind: ResultKind, call: Callable[[], object], tries: Tries, limit: float | None
+    ) -> Any:
+        name = kind.step
         while True:
             if limit is not None or self._must_ask_before_new():
                 await self._ask_async(name, limit)
@@ -389,11 +393,12 @@ class AsyncContext(Context):
                         raise
                 else:
                     encoded = self._encoded(name, result)
+                    value = kind.fresh(encoded)
                     duration = time.monotonic() - started
                     self._replay.note_acknowledged(
                         await self._async_link.record_step(name, encoded, duration)
                     )
-                    return encoded
+                    return value
             finally:
                 self._async_link.step_ended(name)
             await self._async_link.pause(wait)
@@ -403,20 +408,49 @@ class AsyncContext(Context):
         self._replay.heed(await self._async_link.ask(step, limit))
 
 
-def typed_result(name: str, recorded: bytes, fn: Callable[..., object]) -> Any:
-    """Return a recorded result as the return annotation of ``fn`` says.
+class ResultKind:
+    """What a step's function says that it returns."""
 
-    :raises ResultMismatch: if it does not fit.
-    """
-    annotation = values.result_annotation(fn)
-    try:
-        return values.decode(recorded, annotation)
-    except msgspec.ValidationError as error:
-        raise ResultMismatch(
-            f'the recorded result of step "{name}" does not fit the return annotation of '
-            f"{getattr(fn, '__qualname__', repr(fn))}, {annotation}: {error}. Let the annotation allow what "
-            "was recorded, or give the changed step a new name"
-        ) from error
+    __slots__ = ("_annotation", "_fn", "step")
+
+    def __init__(self, step: str, fn: Callable[..., object]) -> None:
+        """:raises UsageError: if nothing of that kind can be read back from JSON."""
+        self.step = step
+        self._fn = fn
+        self._annotation = values.result_annotation(fn)
+        try:
+            values.check_annotation(self._annotation)
+        except UsageError as error:
+            raise UsageError(f'step "{step}" cannot call {self._function}: {error}') from error
+
+    def fresh(self, result: bytes) -> Any:
+        """Return a result that is about to be recorded: what cannot be read again must not be.
+
+        :raises ResultMismatch: if it does not fit.
+        """
+        return self._read(result, "Return what the annotation says, or let it say what is returned")
+
+    def recorded(self, result: bytes) -> Any:
+        """Return a result that was recorded earlier.
+
+        :raises ResultMismatch: if it does not fit.
+        """
+        return self._read(
+            result, "Let the annotation allow what was recorded, or give the changed step a new name"
+        )
+
+    def _read(self, result: bytes, advice: str) -> Any:
+        try:
+            return values.decode(result, self._annotation)
+        except msgspec.ValidationError as error:
+            raise ResultMismatch(
+                f'the result of step "{self.step}" does not fit the return annotation of '
+                f"{self._function}, {self._annotation}: {error}. {advice}"
+            ) from error
+
+    @property
+    def _function(self) -> str:
+        return getattr(self._fn, "__qualname__", repr(self._fn))
 
 
 def _check_progress(done: object, total: object) -> None:

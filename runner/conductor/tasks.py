@@ -19,7 +19,7 @@ from conductor.declarations import (
     schedule_specs,
     window_specs,
 )
-from conductor.errors import PayloadMismatch
+from conductor.errors import PayloadMismatch, ResultMismatch
 from conductor_protocol.errors import UsageError
 from conductor_protocol.manifest import INVOKE_EVENT, TASK_NAME, Isolation, TaskSpec
 from conductor_protocol.messages import Assignment
@@ -156,6 +156,11 @@ class Task(Generic[P, Called, Result]):
                 f"task {self.name}: {_shown(self.payload_annotation)} cannot be a payload: {why}. "
                 "Write a dataclass, a msgspec Struct, a pydantic model or a TypedDict, or Event for any JSON"
             )
+        try:
+            values.check_annotation(self.result_annotation)
+        except UsageError as error:
+            where = describe_function(self.function)
+            raise UsageError(f"task {self.name} ({where}): its result: {error}") from error
         self._annotations_are_checked = True
 
     def payload_from_json(self, payload: bytes) -> Any:
@@ -175,6 +180,33 @@ class Task(Generic[P, Called, Result]):
                 f"the payload does not fit what task {self.name} expects, "
                 f"{_shown(self.payload_annotation)}: {why}"
             ) from error
+
+    def result_from_json(self, result: bytes) -> Any:
+        """Return a result as a client gets it.
+
+        :raises ResultMismatch: if it does not fit the return annotation.
+        """
+        try:
+            return values.decode(result, self.result_annotation)
+        except msgspec.ValidationError as error:
+            raise ResultMismatch(
+                f"the result of task {self.name} does not fit its return annotation, "
+                f"{self.result_annotation}: {error}"
+            ) from error
+
+    def result_to_json(self, result: object, limit: int) -> bytes:
+        """Return a result as JSON that can be read again.
+
+        :param limit: bytes.
+        :raises NotStorable: if it has no form in JSON, or is larger than the limit.
+        :raises ResultMismatch: if it does not fit the return annotation.
+        """
+        what = f"the result of task {self.name}"
+        encoded = values.encode(result, what)
+        values.check_size(encoded, limit, what)
+        if self.result_annotation is not Any:
+            self.result_from_json(encoded)
+        return encoded
 
     def payload_to_json(self, payload: object) -> bytes:
         """Return a payload as JSON that fits.

@@ -10,6 +10,7 @@ from __future__ import annotations
 import collections.abc
 import functools
 import inspect
+import math
 import sys
 import types
 import typing
@@ -19,6 +20,7 @@ from typing import Any
 import msgspec
 
 from conductor.errors import NotStorable, TooLarge
+from conductor_protocol.errors import UsageError
 from conductor_protocol.units import size_in_words
 
 Callee = Callable[..., object]
@@ -38,12 +40,58 @@ def encode(value: object, what: str) -> bytes:
     :raises NotStorable: if it, or something in it, has no form in JSON.
     """
     try:
-        return _encoder.encode(value)
+        encoded = _encoder.encode(value)
+        _check_json(encoded)
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise NotStorable(
             f"{what}, of type {type(value).__qualname__}, cannot be stored as JSON: {error}. Use plain data: "
             "numbers, text, lists, dicts, dates, dataclasses, msgspec Structs, pydantic models"
         ) from error
+    if b"null" in encoded and (found := _not_finite(_plain_data(value), "$")) is not None:
+        path, number = found
+        raise NotStorable(
+            f"{what} has {number} at {path}, for which JSON has no number. Put something else there, "
+            'such as None or the text "nan"'
+        )
+    return encoded
+
+
+def _check_json(encoded: bytes) -> None:
+    """Refuse what is not JSON. The encoder makes none such, but ``msgspec.Raw`` is taken as it is.
+
+    :raises ValueError: if it is not; ``msgspec.DecodeError`` is one.
+    """
+    _syntax.decode(encoded)
+    if not encoded.isascii():
+        encoded.decode()
+
+
+_syntax = msgspec.json.Decoder(msgspec.Raw)
+
+
+def _plain_data(value: object) -> object:
+    """Return what was encoded as lists and dicts, with the floats that the encoder writes as ``null``."""
+    return msgspec.to_builtins(value, enc_hook=_dumped)
+
+
+def _dumped(value: object) -> object:
+    model = _pydantic_model()
+    if model is None or not isinstance(value, model):
+        return None  # msgspec.Raw: it is JSON already
+    told_otherwise = value.model_config.get("ser_json_inf_nan", "null") != "null"
+    return None if told_otherwise else value.model_dump(mode="json", by_alias=True)
+
+
+def _not_finite(value: object, path: str) -> tuple[str, float] | None:
+    """Return the first float in plain data that is no number or endless, with the path to it."""
+    if isinstance(value, float):
+        return None if math.isfinite(value) else (path, value)
+    inner: typing.Iterable[tuple[str, object]] = ()
+    if isinstance(value, dict):
+        inner = ((f"{path}.{key}", one) for key, one in value.items())
+    elif isinstance(value, list | tuple):
+        inner = ((f"{path}[{index}]", one) for index, one in enumerate(value))
+    return next((found for where, one in inner if (found := _not_finite(one, where)) is not None), None)
 
 
 def check_size(encoded: bytes, limit: int, what: str) -> None:
@@ -80,6 +128,7 @@ def decode(json: bytes, annotation: object = Any) -> Any:
     An annotation that cannot be made from JSON at all is treated as if there were none.
 
     :raises msgspec.ValidationError: if the JSON does not fit; the message has the path to the field.
+    :raises UsageError: as :func:`check_annotation`.
     """
     if annotation is Any:
         return _plain.decode(json)
@@ -90,11 +139,29 @@ def decode(json: bytes, annotation: object = Any) -> Any:
         return _plain.decode(json)
 
 
+def check_annotation(annotation: object) -> None:
+    """Refuse a union whose members look alike in JSON, such as two dataclasses: nobody could tell them apart.
+
+    :raises UsageError: if it is one, or has one in it.
+    """
+    if annotation is not Any:
+        _decoder_for(annotation)
+
+
 def _decoder_for(annotation: object) -> msgspec.json.Decoder[Any]:
     try:
         return _cached_decoder(annotation)
-    except TypeError:  # not hashable, or not a type that msgspec can read
+    except TypeError as error:  # not hashable, or not a type that msgspec can read
+        if str(error).startswith(_AMBIGUOUS):
+            raise UsageError(
+                f"the annotation {annotation} cannot be read back from JSON: {error}. Write one type, "
+                "tagged msgspec Structs, or Any for plain data"
+            ) from error
         return _plain
+
+
+_AMBIGUOUS = "Type unions"
+"""How msgspec begins to say that it could not tell the members of a union apart."""
 
 
 @functools.lru_cache(maxsize=512)

@@ -140,6 +140,39 @@ def typed_steps(event: Event, ctx: Context) -> list[str]:
     ]
 
 
+def half() -> int:
+    return 1.5  # type: ignore[return-value]  # the mistake itself
+
+
+@app.task
+def misfit_step(event: Event, ctx: Context) -> None:
+    ctx.step("count", half)
+
+
+@app.task
+async def misfit_step_async(event: Event, ctx: AsyncContext) -> None:
+    await ctx.step("count", half)
+
+
+@app.task
+def misfit(event: Event, ctx: Context) -> int:
+    return half() + 0.25  # type: ignore[return-value]  # the mistake itself
+
+
+def either() -> datetime | str:
+    raise AssertionError("it was called")
+
+
+@app.task
+def ambiguous_step(event: Event, ctx: Context) -> None:
+    ctx.step("either", either)
+
+
+@app.task
+async def ambiguous_step_async(event: Event, ctx: AsyncContext) -> None:
+    await ctx.step("either", either)
+
+
 @app.task
 def same_name(event: Event, ctx: Context) -> None:
     ctx.step("one", int, 1)
@@ -149,6 +182,11 @@ def same_name(event: Event, ctx: Context) -> None:
 @app.task
 def named(event: Event[str], ctx: Context) -> None:
     ctx.step(event.payload, int)
+
+
+@app.task
+def named_by_half_a_pair(event: Event, ctx: Context) -> None:
+    ctx.step("half a pair \ud800", touch, "called")
 
 
 @app.task

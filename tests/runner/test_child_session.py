@@ -168,6 +168,40 @@ def test_a_recorded_result_that_no_longer_fits_is_a_loud_error(supervisor: FakeS
     assert "$[1]" in failure.message
 
 
+@BOTH
+def test_a_result_that_does_not_fit_its_annotation_is_not_recorded(
+    supervisor: FakeSupervisor, suffix: str
+) -> None:
+    """It could never be read again: the attempt fails, and the next one runs the step."""
+    supervisor.assign(f"misfit-step{suffix}")
+    supervisor.answer_ask()
+    failure = supervisor.hear(m.Failed).failure
+    assert failure.type == "conductor.errors.ResultMismatch"
+    assert 'the result of step "count" does not fit the return annotation of half, ' in failure.message
+    assert "Expected `int`, got `float`. Return what the annotation says" in failure.message
+
+
+def test_a_tasks_result_that_does_not_fit_its_annotation_fails_the_attempt(
+    supervisor: FakeSupervisor,
+) -> None:
+    """No client could read it."""
+    supervisor.assign("misfit")
+    failure = supervisor.hear(m.Failed).failure
+    assert failure.type == "conductor.errors.ResultMismatch"
+    assert "the result of task misfit does not fit its return annotation" in failure.message
+
+
+@BOTH
+def test_a_step_whose_result_could_be_one_of_two_kinds_does_not_begin(
+    supervisor: FakeSupervisor, suffix: str
+) -> None:
+    """Its function is not called, and nothing is asked."""
+    supervisor.assign(f"ambiguous-step{suffix}")
+    failure = supervisor.hear(m.Failed).failure
+    assert failure.type == "conductor_protocol.errors.UsageError"
+    assert 'step "either" cannot call either: the annotation datetime.datetime | str' in failure.message
+
+
 def test_a_second_step_of_one_name_is_an_error(supervisor: FakeSupervisor) -> None:
     """It is never a silent old result."""
     supervisor.assign("same-name")
@@ -188,6 +222,14 @@ def test_a_step_name_that_is_none_is_refused(supervisor: FakeSupervisor, name: s
     """Before anything is asked."""
     supervisor.assign("named", json.dumps(name).encode())
     assert supervisor.hear(m.Failed).failure.type == "conductor_protocol.errors.UsageError"
+
+
+def test_a_step_name_that_is_no_text_is_refused(supervisor: FakeSupervisor) -> None:
+    """Before anything is asked or called: no database and no message could hold it."""
+    supervisor.assign("named-by-half-a-pair")
+    failure = supervisor.hear(m.Failed).failure
+    assert failure.type == "conductor_protocol.errors.UsageError"
+    assert "a name that can be written as UTF-8, got 'half a pair \\ud800'" in failure.message
 
 
 def test_a_refused_step_fails_the_attempt(supervisor: FakeSupervisor) -> None:

@@ -6,6 +6,8 @@ import dataclasses
 import enum
 import functools
 import json
+import math
+import re
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
@@ -18,7 +20,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conductor import Conductor, Context, Event, NotStorable, PayloadMismatch, TooLarge, values
+from conductor import Conductor, Context, Event, NotStorable, PayloadMismatch, TooLarge, UsageError, values
 
 
 class Colour(enum.Enum):
@@ -142,6 +144,40 @@ def test_what_has_no_form_in_json_is_refused_with_its_type(value: object) -> Non
         values.encode(value, "it")
 
 
+class Reading(pydantic.BaseModel):
+    value: float
+    other: float | None = None
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        (math.nan, "nan at $"),
+        ([1.5, {"a": (None, math.inf)}], r"inf at $[1].a[1]"),
+        (Place(0, -math.inf), "-inf at $[1]"),
+        ({"line": [Box(content=math.nan)]}, "nan at $.line[0].content"),
+        ([Reading(value=math.nan)], "nan at $[0].value"),
+    ],
+)
+def test_a_float_that_is_no_number_is_refused_with_its_path(value: object, told: str) -> None:
+    """JSON has none, and null in its place would be a silent other value."""
+    with pytest.raises(NotStorable, match=rf"^it has {re.escape(told)}, for which JSON has no number"):
+        values.encode(value, "it")
+
+
+def test_nothing_else_that_is_null_is_refused() -> None:
+    """None is null, in plain data, in models and in JSON that was made before."""
+    for value in (None, ["null", None], Reading(value=1.0), {"a": msgspec.Raw(b"[null]")}):
+        assert b"null" in values.encode(value, "it")
+
+
+@pytest.mark.parametrize("raw", [b"{bad", b"", b"[1] 2", b"NaN", b'"\xff"'])
+def test_raw_that_is_no_json_is_refused(raw: bytes) -> None:
+    """Nobody could read what it is stored with."""
+    with pytest.raises(NotStorable, match="it, of type dict, cannot be stored as JSON"):
+        values.encode({"a": msgspec.Raw(raw)}, "it")
+
+
 def test_a_value_that_contains_itself_is_refused() -> None:
     """Not by a dead process."""
     endless: list[object] = []
@@ -165,6 +201,30 @@ def test_an_annotation_that_json_cannot_follow_counts_for_nothing(annotation: ob
     assert values.decode(b"null" if annotation is None else b"[1]", annotation) == (
         None if annotation is None else [1]
     )
+
+
+@dataclasses.dataclass
+class Either:
+    one: Line | Order
+
+
+@pytest.mark.parametrize("annotation", [Line | Order, list[datetime | str], Either, Customer | Box[int]])
+def test_a_union_that_nobody_could_tell_apart_is_refused(annotation: object) -> None:
+    """Untyped data in its place would be a silent other value."""
+    for read in (values.check_annotation, functools.partial(values.decode, b"{}")):
+        with pytest.raises(UsageError, match=r"cannot be read back from JSON: Type unions .*Write one type"):
+            read(annotation)
+
+
+def test_a_task_whose_payload_or_result_could_not_be_read_is_refused() -> None:
+    """When the app is described: with the task, and where it is."""
+    app = Conductor()
+
+    @app.task
+    def choose(event: Event[Line], ctx: Context) -> datetime | str: ...  # type: ignore[empty-body]
+
+    with pytest.raises(UsageError, match=r"^task choose \(.*test_json_values.py:\d+\): its result: "):
+        app.manifest("it")
 
 
 # Which annotation counts

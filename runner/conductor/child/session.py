@@ -6,7 +6,6 @@ import inspect
 import time
 from typing import TYPE_CHECKING, Any
 
-from conductor import values
 from conductor.app import Conductor
 from conductor.child import forks, reports
 from conductor.child.control import Intents
@@ -83,7 +82,7 @@ class Session:
             with memory_limit(assignment.memory):
                 result = self._call(task, event, assignment, link, state)
             forks.end_if_forked()
-            encoded = encoded_result(task, result, self._data.max_result)
+            encoded = task.result_to_json(result, self._data.max_result)
         except BaseException as error:  # noqa: BLE001  # whatever leaves a handler ends its attempt, not the runner
             forks.end_if_forked(error)
             link.end()
@@ -125,14 +124,3 @@ def called_for(
         return task, task.event(assignment)
     except PayloadMismatch as error:
         return reports.unfit_payload(error, assignment, time.monotonic() - started)
-
-
-def encoded_result(task: Task[..., Any, Any], result: object, max_result: int) -> bytes:
-    """Return what a handler returned as it is reported.
-
-    :raises NotStorable: if it has no form in JSON, or is too large.
-    """
-    what = f"the result of task {task.name}"
-    encoded = values.encode(result, what)
-    values.check_size(encoded, max_result, what)
-    return encoded

@@ -22,7 +22,7 @@ from conductor.child.control import Intents
 from conductor.child.eventloop import LETS_STEPS_END, AsyncLink, EventLoop, end_leftovers
 from conductor.child.link import DataLink
 from conductor.child.output import console
-from conductor.child.session import called_for, encoded_result
+from conductor.child.session import called_for
 from conductor.context import AsyncContext
 from conductor.errors import Released
 from conductor.tasks import Event, Task
@@ -108,7 +108,7 @@ class SharedSession:
         handler = await self._run(_call(task, event, AsyncContext(assignment, link, state)), assignment, link)
         held = (assignment.execution, assignment.claim)
         try:
-            encoded = encoded_result(task, handler.result(), self._data.max_result)
+            encoded = task.result_to_json(handler.result(), self._data.max_result)
         except BaseException as error:  # noqa: BLE001  # whatever leaves a handler ends its attempt, not the runner
             seconds = time.monotonic() - started
             if self._intents.interrupted(held):

@@ -7,11 +7,9 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Generic, Literal, TypeAlias, TypeVar, get_args
 
-import msgspec
-
 from conductor import values
 from conductor.context import AsyncContext, Context
-from conductor.errors import ConductorError, Released, ResultMismatch, UsageError
+from conductor.errors import ConductorError, Released, UsageError
 from conductor.inprocess import AsyncLocalLink, LocalLink
 from conductor.replay import Replay
 from conductor.tasks import Task
@@ -168,16 +166,8 @@ class _Run(Generic[R]):
                 f"steps that ran: {_quoted([n for n in self._steps if n not in self._given]) or 'none'}. "
                 "Is a name misspelt?"
             )
-        what = f"the result of task {self._task.name}"
-        encoded = values.encode(result, what)
-        values.check_size(encoded, MAX_RESULT, what)
-        annotation = self._task.result_annotation
-        try:
-            decoded: R = values.decode(encoded, annotation)
-        except msgspec.ValidationError as error:
-            raise ResultMismatch(
-                f"{what} does not fit its return annotation, {annotation}: {error}"
-            ) from error
+        result_as_stored = self._task.result_to_json(result, MAX_RESULT)
+        decoded: R = self._task.result_from_json(result_as_stored)
         return decoded
 
     def _stopped(self, released: Released) -> Stopped:
