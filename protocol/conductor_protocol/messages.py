@@ -81,12 +81,13 @@ class StepDone(Struct, frozen=True, tag=True, array_like=True):
 
 
 class LoadSteps(Struct, frozen=True, tag=True, array_like=True):
-    """Send the recorded step of this name and a page of those after it. Reply: :class:`StepPage`."""
+    """Send a page of the recorded steps that follow. Reply: :class:`StepPage`."""
 
     seq: int
     execution: str
     claim: int
-    name: str
+    after: str | None
+    """The name of the last one that is known, in recorded order; None: from the first."""
 
 
 class Operate(Struct, frozen=True, tag=True, array_like=True):
@@ -250,7 +251,7 @@ class StepRefused(Struct, frozen=True, tag=True, array_like=True):
 
 
 class StepPage(Struct, frozen=True, tag=True, array_like=True):
-    """Recorded steps, from the one asked for onward; empty if there is none of that name."""
+    """Recorded steps, those after the one named, in recorded order; empty if there are no more."""
 
     seq: int
     steps: list[RecordedStep]

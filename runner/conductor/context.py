@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 import logging
 import math
+import threading
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from functools import cached_property, partial
@@ -63,8 +64,8 @@ class Link(Signals, Protocol):
         :raises StepRefused: if it never can be.
         """
 
-    def load_steps(self, name: str) -> tuple[list[RecordedStep], Word]:
-        """Fetch the recorded step of this name and some that follow it."""
+    def load_steps(self, after: str | None) -> tuple[list[RecordedStep], Word]:
+        """Fetch some of the recorded steps that follow the one of this name, or the first ones."""
 
     def pause(self, duration: float) -> None:
         """Wait so many seconds, less if a stop is wanted."""
@@ -79,7 +80,7 @@ class AsyncLink(Signals, Protocol):
     async def record_step(self, name: str, result: bytes, duration: float) -> Word:
         """See :meth:`Link.record_step`."""
 
-    async def load_steps(self, name: str) -> tuple[list[RecordedStep], Word]:
+    async def load_steps(self, after: str | None) -> tuple[list[RecordedStep], Word]:
         """See :meth:`Link.load_steps`."""
 
     async def pause(self, duration: float) -> None:
@@ -176,6 +177,8 @@ class Context(_Common):
     def __init__(self, assignment: Assignment, link: Link, state: Any = None) -> None:
         super().__init__(assignment, link, state)
         self._link = link
+        self._loading = threading.Lock()
+        """One page is loaded at a time: it may have what others look for."""
 
     @overload
     def step(
@@ -235,10 +238,13 @@ class Context(_Common):
 
     def _find(self, name: str) -> bytes | None:
         replay = self._replay
-        if replay.needs_page(name):
-            steps, word = self._link.load_steps(name)
-            replay.take_page(name, steps)
-            replay.heed(word)
+        while replay.needs_page(name):
+            with self._loading:
+                replay.check()
+                if replay.needs_page(name):
+                    steps, word = self._link.load_steps(replay.last_loaded)
+                    replay.take_page(steps)
+                    replay.heed(word)
         recorded = replay.take_result(name)
         if recorded is not None and self._must_ask():
             self._ask(None, None)
@@ -289,8 +295,11 @@ class AsyncContext(Context):
     """
 
     def __init__(self, assignment: Assignment, link: AsyncLink, state: Any = None) -> None:
+        import asyncio  # which a runner of sync handlers alone does not load
+
         _Common.__init__(self, assignment, link, state)
         self._async_link = link
+        self._async_loading = asyncio.Lock()
 
     @overload  # type: ignore[override]  # the same calls, awaited
     async def step(
@@ -364,10 +373,13 @@ class AsyncContext(Context):
 
     async def _find_async(self, name: str) -> bytes | None:
         replay = self._replay
-        if replay.needs_page(name):
-            steps, word = await self._async_link.load_steps(name)
-            replay.take_page(name, steps)
-            replay.heed(word)
+        while replay.needs_page(name):
+            async with self._async_loading:
+                replay.check()
+                if replay.needs_page(name):
+                    steps, word = await self._async_link.load_steps(replay.last_loaded)
+                    replay.take_page(steps)
+                    replay.heed(word)
         recorded = replay.take_result(name)
         if recorded is not None and self._must_ask():
             await self._ask_async(None, None)

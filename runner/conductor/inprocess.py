@@ -22,9 +22,6 @@ class Answers(Protocol):
     def ask(self, step: str | None) -> Word:
         """Answer whether to go on: at a checkpoint (None), or before a step."""
 
-    def load(self, name: str) -> list[RecordedStep]:
-        """Return the recorded step of this name, if it is not known to the handler yet."""
-
     def record(self, name: str, result: bytes) -> Word:
         """Take a step's result."""
 
@@ -69,9 +66,9 @@ class LocalLink(_Signals):
         """See :class:`Answers`."""
         return self._answers.record(name, result)
 
-    def load_steps(self, name: str) -> tuple[list[RecordedStep], Word]:
-        """See :class:`Answers`."""
-        return self._answers.load(name), self._answers.word
+    def load_steps(self, _after: str | None) -> tuple[list[RecordedStep], Word]:
+        """All that is recorded has come with the assignment."""
+        return [], self._answers.word
 
     def pause(self, duration: float) -> None:
         """See :class:`Answers`."""
@@ -91,9 +88,9 @@ class AsyncLocalLink(_Signals):
         await asyncio.sleep(0)
         return self._answers.record(name, result)
 
-    async def load_steps(self, name: str) -> tuple[list[RecordedStep], Word]:
-        """See :class:`Answers`."""
-        return self._answers.load(name), self._answers.word
+    async def load_steps(self, _after: str | None) -> tuple[list[RecordedStep], Word]:
+        """All that is recorded has come with the assignment."""
+        return [], self._answers.word
 
     async def pause(self, duration: float) -> None:
         """See :class:`Answers`."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 
 from conductor.declarations import Retry
 from conductor.errors import DuplicateStep, Fail, Released, RetryAfter
@@ -28,7 +28,7 @@ _NEVER = float("-inf")
 class Replay:
     """What one attempt knows. Threads of a handler may share it."""
 
-    def __init__(self, steps: Iterable[RecordedStep], recorded: int) -> None:
+    def __init__(self, steps: Sequence[RecordedStep], recorded: int) -> None:
         """
         :param steps: the first page of recorded steps.
         :param recorded: how many there are in all.
@@ -36,6 +36,8 @@ class Replay:
         self._results = {step.name: step.result for step in steps}
         self._elsewhere = recorded - len(self._results)
         """Recorded steps that have not been loaded yet."""
+        self.last_loaded = steps[-1].name if steps else None
+        """The name of the last recorded step that is loaded; the others follow it."""
         self._names: set[str] = set()
         self._word: Word = "go on"
         self._heard = time.monotonic()
@@ -115,14 +117,17 @@ class Replay:
         """Tell whether a step of this name may be recorded without our knowing."""
         return self._elsewhere > 0 and name not in self._results
 
-    def take_page(self, name: str, steps: Iterable[RecordedStep]) -> None:
-        """Take a page of recorded steps that was fetched for the sake of this name."""
+    def take_page(self, steps: Sequence[RecordedStep]) -> None:
+        """Take the recorded steps that follow :attr:`last_loaded`; an empty page says that there are no more.
+
+        What this attempt has recorded itself follows all that was recorded before it.
+        """
         with self._lock:
-            for step in steps:
-                known = step.name in self._results or (step.name in self._names and step.name != name)
-                if not known:
-                    self._results[step.name] = step.result
-                    self._elsewhere -= 1
+            earlier = steps[: self._elsewhere]
+            self._results.update((step.name, step.result) for step in earlier)
+            if earlier:
+                self.last_loaded = earlier[-1].name
+            self._elsewhere = self._elsewhere - len(earlier) if earlier else 0
 
     def unasked(self) -> list[str]:
         """Return the names of loaded steps that nobody has asked for."""

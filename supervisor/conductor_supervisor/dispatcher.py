@@ -180,7 +180,7 @@ class Dispatcher:
                 self._work.end(held, endings.released(held, "steps", self._work.clock.now()))
             self._reply(runner, m.StepPage(load.seq, [], "abandon"))
 
-        self._work.journal.submit(LoadPage(load.execution, load.name, reply, refuse))
+        self._work.journal.submit(LoadPage(load.execution, load.after, reply, refuse))
 
     def _operate(self, runner: Runner, operate: m.Operate) -> None:
         def answer(answer: Answer) -> None:

@@ -28,7 +28,7 @@ from conductor_supervisor.store.schedules import Firing
 from conductor_supervisor.store.steps import NewStep
 
 PAGE_BYTES = 256 * 1024
-"""How much of an execution's recorded results travels to its runner at once."""
+"""How much of an execution's recorded steps travels to its runner at once."""
 
 SWEEP_ROWS = 1000
 """How many expired executions one sweep removes at most."""
@@ -57,10 +57,10 @@ class RecordStep:
 
 @dataclass(slots=True)
 class LoadPage:
-    """Read recorded steps from the one named onward."""
+    """Read the recorded steps after the one named, or from the first."""
 
     execution: str
-    name: str
+    after: str | None
     then: Callable[[list[RecordedStep]], None]
     refused: Callable[[str], None]
 
@@ -188,7 +188,7 @@ def apply(connection: Connection, group: Sequence[Write], now: Instant) -> list[
         *(effect for w in _of(group, Declare) for effect in _declare(connection, w, now)),
         *(partial(w.then, _look(connection, w.supervisor, now)) for w in _of(group, Look)),
         *(
-            partial(w.then, steps.page_from(connection, w.execution, w.name, PAGE_BYTES))
+            partial(w.then, steps.page_after(connection, w.execution, w.after, PAGE_BYTES))
             for w in _of(group, LoadPage)
         ),
         *(partial(w.then, _claim(connection, w, now)) for w in _of(group, Claim)),

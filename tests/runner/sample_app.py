@@ -195,6 +195,11 @@ def count_to(event: Event[int], ctx: Context) -> int:
 
 
 @app.task
+def count_down_from(event: Event[int], ctx: Context) -> int:
+    return sum(ctx.step(f"step-{number}", int, number) for number in reversed(range(event.payload)))
+
+
+@app.task
 def unawaited_step(event: Event, ctx: Context) -> None:
     ctx.step("async", asyncio.sleep, 0)  # type: ignore[unused-coroutine]  # the mistake itself
 

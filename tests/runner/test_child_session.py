@@ -245,43 +245,80 @@ def test_a_refused_step_fails_the_attempt(supervisor: FakeSupervisor) -> None:
     )
 
 
-def test_ten_thousand_recorded_steps_replay_in_pages(supervisor: FakeSupervisor) -> None:
-    """Each page is asked for by the first name in it; the whole takes well under a second."""
-    recorded = [(f"step-{number}", str(number).encode()) for number in range(10_000)]
-    supervisor.assign("count-to", b"10000", steps=recorded[:100], recorded=10_000)
-    pages = 0
+def serve_pages(
+    supervisor: FakeSupervisor, recorded: list[tuple[str, bytes]], page: int
+) -> tuple[m.Finished, int, int]:
+    """Answer as a supervisor would until the handler returns; count the pages, and the steps in them."""
+    names = [name for name, _ in recorded]
+    pages = sent = 0
     while not isinstance(message := supervisor.next_message(), m.Finished):
         if isinstance(message, m.Ask):
-            assert message.step is None
+            assert message.step is None, "a recorded step must not run"
             supervisor.say(m.Verdict(message.seq, "go on"))
             continue
-        assert isinstance(message, m.LoadSteps)
-        first = int(message.name.removeprefix("step-"))
-        page = [m.RecordedStep(*step) for step in recorded[first : first + 500]]
-        supervisor.say(m.StepPage(message.seq, page, "go on"))
+        assert isinstance(message, m.LoadSteps), message
+        first = 0 if message.after is None else names.index(message.after) + 1
+        steps = [m.RecordedStep(*step) for step in recorded[first : first + page]]
+        supervisor.say(m.StepPage(message.seq, steps, "go on"))
         pages += 1
-    assert pages == 20
-    assert json.loads(message.result) == sum(range(10_000))
-    assert message.seconds < 1
+        sent += len(steps)
+    return message, pages, sent
+
+
+@pytest.mark.parametrize("task", ["count-to", "count-down-from", "gathered", "threaded"])
+def test_ten_thousand_recorded_steps_are_loaded_once(supervisor: FakeSupervisor, task: str) -> None:
+    """In recorded order, in reverse, all at once, from threads: each page is asked for once, in order."""
+    recorded = [(f"step-{number}", str(number).encode()) for number in range(10_000)]
+    supervisor.assign(task, b"10000", steps=recorded[:100], recorded=10_000)
+    finished, pages, sent = serve_pages(supervisor, recorded, 500)
+    assert (pages, sent) == (20, 9_900)
+    assert json.loads(finished.result) == sum(range(10_000))
+
+
+def test_in_recorded_order_pages_are_loaded_as_they_are_reached(supervisor: FakeSupervisor) -> None:
+    """So that not every result is in memory at once."""
+    recorded = [(f"step-{number}", str(number).encode()) for number in range(1_000)]
+    supervisor.assign("count-to", b"250", recorded=1_000)
+    _, pages, _ = serve_pages(supervisor, recorded, 100)
+    assert pages == 3
+
+
+def test_what_the_attempt_records_itself_is_not_taken_for_an_earlier_step(supervisor: FakeSupervisor) -> None:
+    """A page may end with it: the count of recorded steps tells where the earlier ones end."""
+    supervisor.assign("count-to", b"2", recorded=1)
+    load = supervisor.hear(m.LoadSteps)
+    page = [m.RecordedStep("old", b"7"), m.RecordedStep("step-1", b"70")]
+    supervisor.say(m.StepPage(load.seq, page, "go on"))
+    assert [supervisor.allow_step().name for _ in range(2)] == ["step-0", "step-1"]
+    assert result_of(supervisor) == 1
 
 
 def test_no_page_is_asked_for_once_all_are_loaded(supervisor: FakeSupervisor) -> None:
     """The assignment says how many recorded steps there are."""
     supervisor.assign("count-to", b"3", steps=[("step-0", b"0")], recorded=2)
     load = supervisor.hear(m.LoadSteps)
+    assert load.after == "step-0"
     supervisor.say(m.StepPage(load.seq, [m.RecordedStep("step-1", b"1")], "go on"))
     assert supervisor.allow_step().name == "step-2"
     assert result_of(supervisor) == 3
 
 
 def test_a_step_that_no_page_has_runs(supervisor: FakeSupervisor) -> None:
-    """An empty page says that nothing of that name is recorded; the code has changed."""
+    """All recorded ones are loaded then, and nothing is asked for again; the code has changed."""
     supervisor.assign("count-to", b"2", steps=[("old", b"0")], recorded=2)
+    load = supervisor.hear(m.LoadSteps)
+    supervisor.say(m.StepPage(load.seq, [m.RecordedStep("older", b"0")], "go on"))
     for _ in range(2):
-        load = supervisor.hear(m.LoadSteps)
-        supervisor.say(m.StepPage(load.seq, [], "go on"))
         supervisor.allow_step()
     assert result_of(supervisor) == 1
+
+
+def test_steps_that_wait_for_one_page_are_released_together(supervisor: FakeSupervisor) -> None:
+    """Those behind the first do not ask for a page of their own."""
+    supervisor.assign("gathered", b"50", recorded=100)
+    load = supervisor.hear(m.LoadSteps)
+    supervisor.say(m.StepPage(load.seq, [], "window"))
+    assert supervisor.hear(m.Released).word == "window"
 
 
 def test_a_page_that_says_release_releases(supervisor: FakeSupervisor) -> None:

@@ -52,7 +52,7 @@ def test_no_statement_of_an_executions_life_scans_a_table(database: Database) ->
         with database.writing() as connection:
             steps.record(connection, [step(one, "a")])
             steps.first_page(connection, [one.id, two.id], 100)
-            steps.page_from(connection, one.id, "a", 100)
+            steps.page_after(connection, one.id, "a", 100)
             output.keep(connection, [chunk(one, "line\n"), chunk(two, "line\n")], limit=4)
             output.page(connection, one.id, 1, 100)
         end(database, ending(one, expires=NOW), ending(two, "failed", expires=NOW))

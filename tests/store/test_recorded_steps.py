@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 from store_moves import NOW, SECOND, claim, end, ending, invoke, running, step, view
 
-from conductor_protocol.messages import RecordedStep
+from conductor_protocol.codec import pack
+from conductor_protocol.messages import RecordedStep, StepPage
 from conductor_protocol.units import moment
 from conductor_supervisor.store import steps
 from conductor_supervisor.store.database import Database
@@ -23,9 +25,9 @@ def first_page(database: Database, execution: str, max_bytes: int = AMPLE) -> tu
         return steps.first_page(connection, [execution], max_bytes)[execution]
 
 
-def page_from(database: Database, execution: str, name: str, max_bytes: int = AMPLE) -> list[str]:
+def page_after(database: Database, execution: str, name: str | None, max_bytes: int = AMPLE) -> list[str]:
     with database.reading() as connection:
-        return [found.name for found in steps.page_from(connection, execution, name, max_bytes)]
+        return [found.name for found in steps.page_after(connection, execution, name, max_bytes)]
 
 
 def test_a_recorded_step_can_be_read(database: Database) -> None:
@@ -36,8 +38,10 @@ def test_a_recorded_step_can_be_read(database: Database) -> None:
     page, total = first_page(database, claimed.id)
     assert page == [RecordedStep(name, b'{"n": 1}') for name in names]
     assert total == len(names)
-    assert page_from(database, claimed.id, "nul\0inside") == ["nul\0inside", "x" * 500]
-    assert page_from(database, claimed.id, "nul") == []
+    assert page_after(database, claimed.id, "Zoë 🚀") == ["nul\0inside", "x" * 500]
+    assert page_after(database, claimed.id, "nul\0inside") == ["x" * 500]
+    with pytest.raises(LookupError, match="no recorded step 'nul'"):
+        page_after(database, claimed.id, "nul")
     shown = view(database, claimed.id)
     assert [one.name for one in shown.steps] == names
     assert (shown.steps[0].result, shown.steps[0].attempt, shown.steps_recorded) == ({"n": 1}, 1, len(names))
@@ -75,16 +79,31 @@ def test_steps_survive_attempts(database: Database) -> None:
 
 
 def test_pages_hold_what_fits(database: Database) -> None:
-    """The first page may be empty; a page that was asked for has its step, however large."""
+    """The first page may be empty; a page that was asked for has one step at least, however large."""
     claimed = running(database)
     record(database, *[step(claimed, name, b"1" * 10) for name in "abcdef"])
-    page, total = first_page(database, claimed.id, max_bytes=25)
+    one = steps.size(RecordedStep("a", b"1" * 10))
+    page, total = first_page(database, claimed.id, max_bytes=2 * one)
     assert ([one.name for one in page], total) == (["a", "b"], 6)
-    assert first_page(database, claimed.id, max_bytes=9) == ([], 6)
-    assert page_from(database, claimed.id, "c", max_bytes=20) == ["c", "d"]
-    assert page_from(database, claimed.id, "c", max_bytes=1) == ["c"]
-    assert page_from(database, claimed.id, "f") == ["f"]
-    assert page_from(database, claimed.id, "g") == []
+    assert first_page(database, claimed.id, max_bytes=one - 1) == ([], 6)
+    assert page_after(database, claimed.id, None, max_bytes=2 * one) == ["a", "b"]
+    assert page_after(database, claimed.id, "b", max_bytes=2 * one) == ["c", "d"]
+    assert page_after(database, claimed.id, "b", max_bytes=1) == ["c"]
+    assert page_after(database, claimed.id, "e") == ["f"]
+    assert page_after(database, claimed.id, "f") == []
+
+
+@pytest.mark.parametrize("name", ["x" * 500, "🚀" * 500])
+def test_names_take_room_in_pages(database: Database, name: str) -> None:
+    """As many bytes as they have on the wire: ten thousand long ones do not fit into a frame."""
+    claimed = running(database)
+    record(database, *[step(claimed, f"{number:03}{name[3:]}") for number in range(450)])
+    room = 100_000
+    page, _ = first_page(database, claimed.id, room)
+    following = page_after(database, claimed.id, page[-1].name, room)
+    for names in ([one.name for one in page], following):
+        parcel = pack([StepPage(1, [RecordedStep(one, b"1") for one in names], "go on")])
+        assert 0.9 * room < len(parcel) <= room + 100
 
 
 def test_first_pages_share_their_room(database: Database) -> None:
@@ -93,5 +112,6 @@ def test_first_pages_share_their_room(database: Database) -> None:
     one, two, none = claim(database, "t")
     record(database, step(one, "a", b"1" * 10), step(two, "a", b"1" * 10), step(two, "b", b"1" * 10))
     with database.reading() as connection:
-        pages = steps.first_page(connection, [one.id, two.id, none.id], 20)
+        room = 2 * steps.size(RecordedStep("a", b"1" * 10))
+        pages = steps.first_page(connection, [one.id, two.id, none.id], room)
     assert [(len(page), total) for page, total in pages.values()] == [(1, 1), (1, 2), (0, 0)]

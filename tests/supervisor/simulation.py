@@ -729,6 +729,7 @@ class SimulatedRunner:
     def _handle(self, assignment: m.Assignment, script: Script) -> Turn[None]:
         recorded = {step.name for step in assignment.steps}
         elsewhere = assignment.steps_recorded - len(recorded)
+        last = assignment.steps[-1].name if assignment.steps else None
         word: m.Word = "go on"
         for number, action in enumerate(script.actions):
             if word != "go on":
@@ -741,11 +742,13 @@ class SimulatedRunner:
             if action.kind != "step":
                 yield action.seconds
             else:
-                if elsewhere and name not in recorded:
-                    page = yield from self._request(m.LoadSteps, m.StepPage, *_held(assignment), name)
+                while elsewhere and name not in recorded:
+                    page = yield from self._request(m.LoadSteps, m.StepPage, *_held(assignment), last)
                     if page.word != "go on":
                         raise Unwinds(page.word)
-                    recorded |= {step.name for step in page.steps}
+                    recorded |= {step.name for step in page.steps[:elsewhere]}
+                    elsewhere -= len(page.steps[:elsewhere])
+                    last = page.steps[-1].name
                 if name in recorded:
                     continue
                 word = (yield from self._ask(assignment, name)).word

@@ -153,7 +153,7 @@ def test_one_bad_write_does_not_sink_its_group(journal: Journal) -> None:
 
 
 def test_steps_recorded_in_a_group_are_loaded_by_a_later_one(journal: Journal) -> None:
-    """From the step named onward, in the order in which they were recorded."""
+    """Those after the step named, in the order in which they were recorded."""
     invoked(journal, 1)
     (taken,) = claimed(journal, 1)
     late: list[bool] = []
@@ -163,7 +163,7 @@ def test_steps_recorded_in_a_group_are_loaded_by_a_later_one(journal: Journal) -
         )
         act(journal, RecordStep(step, late.append, fail))
     page: list[RecordedStep] = []
-    act(journal, LoadPage(taken.claimed.id, "s2", page.extend, fail))
+    act(journal, LoadPage(taken.claimed.id, "s1", page.extend, fail))
     assert [step.name for step in page] == ["s2", "s3", "s4"]
 
 

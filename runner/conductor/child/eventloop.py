@@ -159,9 +159,9 @@ class AsyncLink(HandlerLink):
         """Return once a step's result is committed."""
         return word_on_step(name, await self._data.request_async(self._step_done(name, result, duration)))
 
-    async def load_steps(self, name: str) -> tuple[list[m.RecordedStep], m.Word]:
-        """Fetch recorded steps from this one on."""
-        page = expect(await self._data.request_async(self._load(name)), m.StepPage)
+    async def load_steps(self, after: str | None) -> tuple[list[m.RecordedStep], m.Word]:
+        """Fetch recorded steps after this one."""
+        page = expect(await self._data.request_async(self._load(after)), m.StepPage)
         return page.steps, page.word
 
     async def steps_ended(self) -> None:

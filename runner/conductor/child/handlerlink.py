@@ -98,9 +98,9 @@ class HandlerLink:
         self._check_running()
         return lambda seq: m.StepDone(seq, *self._held, name, result, duration, self._attempt)
 
-    def _load(self, name: str) -> MakeRequest:
+    def _load(self, after: str | None) -> MakeRequest:
         self._check_running()
-        return lambda seq: m.LoadSteps(seq, *self._held, name)
+        return lambda seq: m.LoadSteps(seq, *self._held, after)
 
 
 class SyncLink(HandlerLink):
@@ -114,9 +114,9 @@ class SyncLink(HandlerLink):
         """Return once a step's result is committed."""
         return word_on_step(name, self._data.request(self._step_done(name, result, duration)))
 
-    def load_steps(self, name: str) -> tuple[list[m.RecordedStep], m.Word]:
-        """Fetch recorded steps from this one on."""
-        page = expect(self._data.request(self._load(name)), m.StepPage)
+    def load_steps(self, after: str | None) -> tuple[list[m.RecordedStep], m.Word]:
+        """Fetch recorded steps after this one."""
+        page = expect(self._data.request(self._load(after)), m.StepPage)
         return page.steps, page.word
 
     def pause(self, duration: float) -> None:

@@ -18,7 +18,6 @@ from bdb import BdbQuit
 from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any
 
-from conductor import values
 from conductor.app import Conductor
 from conductor.child.describe import problem_with
 from conductor.child.lifespan import shared
@@ -29,7 +28,7 @@ from conductor.context import AsyncContext, Context
 from conductor.errors import NotInReplay, PayloadMismatch, Released
 from conductor.inprocess import AsyncLocalLink, LocalLink
 from conductor.tasks import Event, Task, nearest
-from conductor_protocol.messages import RecordedStep, Word
+from conductor_protocol.messages import Assignment, Word
 from conductor_protocol.operations import (
     Answer,
     CancelExecution,
@@ -133,7 +132,7 @@ class _Replaying:
         answers = _FromTheRecord(self._reader, self._notes)
         try:
             result = self._call(task, event, answers, loop, state)
-            return Returned(self._encoded(task, result))
+            return Returned(task.result_to_json(result, self._recording.max_result))
         except BaseException as error:  # noqa: BLE001  # whatever leaves a handler is its ending
             if _carries(error, Released):
                 return Stopped(answers.stopped_before)
@@ -153,19 +152,35 @@ class _Replaying:
     ) -> object:
         assignment = self._recording.assignment
         if task.is_async and loop is not None:
-            context = AsyncContext(assignment, AsyncLocalLink(answers), state)
+            context = _AsyncContext(assignment, answers, state)
             return loop.run_alone(task.function(event, context))
-        result = task.function(event, Context(assignment, LocalLink(answers), state))
+        result = task.function(event, _Context(assignment, answers, state))
         if inspect.iscoroutine(result):
             result.close()
             raise TypeError(f"task {task.name} returned a coroutine; declare its function with async def")
         return result
 
-    def _encoded(self, task: Task[..., Any, Any], result: object) -> bytes:
-        what = f"the result of task {task.name}"
-        encoded = values.encode(result, what)
-        values.check_size(encoded, self._recording.max_result, what)
-        return encoded
+
+class _Context(Context):
+    """Looks steps up in the record, one by one: a replay has all of it at hand."""
+
+    def __init__(self, assignment: Assignment, answers: _FromTheRecord, state: object) -> None:
+        super().__init__(assignment, LocalLink(answers), state)
+        self._answers = answers
+
+    def _find(self, name: str) -> bytes | None:
+        return self._answers.recorded(name)
+
+
+class _AsyncContext(AsyncContext):
+    """As :class:`_Context`."""
+
+    def __init__(self, assignment: Assignment, answers: _FromTheRecord, state: object) -> None:
+        super().__init__(assignment, AsyncLocalLink(answers), state)
+        self._answers = answers
+
+    async def _find_async(self, name: str) -> bytes | None:
+        return self._answers.recorded(name)
 
 
 class _FromTheRecord:
@@ -191,13 +206,14 @@ class _FromTheRecord:
         self.stopped_before = step
         return "shutdown"
 
-    def load(self, name: str) -> list[RecordedStep]:
+    def recorded(self, name: str) -> bytes | None:
+        """Return the recorded result of a step; None if it has none."""
         step = self._reader.find(name)
         if step is None:
-            return []
+            return None
         write_note(self._notes, StepAnswered(name))
         self._break_before(name)
-        return [step]
+        return step.result
 
     def record(self, _name: str, _result: bytes) -> Word:
         return "go on"

@@ -13,6 +13,9 @@ from conductor_supervisor.store.dialect import as_list, one_of
 from conductor_supervisor.store.executions import live
 from conductor_supervisor.store.schema import steps
 
+_ENVELOPE = 11
+"""Bytes at most that MessagePack adds to a name and a result of any size."""
+
 
 class NewStep(Struct, frozen=True):
     """A step that a handler has just done."""
@@ -71,7 +74,7 @@ def first_page(
 ) -> dict[str, tuple[list[RecordedStep], int]]:
     """Return for each execution its first recorded steps, and how many it has in all.
 
-    :param max_bytes: bytes of results for all pages together; names are not counted.
+    :param max_bytes: bytes of names and results for all pages together.
     """
     counted = connection.execute(_TOTALS, {"ids": as_list(executions)})
     totals: dict[str, int] = dict(counted.all())
@@ -80,20 +83,32 @@ def first_page(
     for execution in executions:
         total = totals.get(execution, 0)
         page = _page(connection, execution, 0, room, at_least=0) if total else []
-        room -= sum(len(step.result) for step in page)
+        room -= sum(size(step) for step in page)
         pages[execution] = (page, total)
     return pages
 
 
-def page_from(connection: Connection, execution: str, name: str, max_bytes: int) -> list[RecordedStep]:
-    """Return the recorded step of this name and those after it, in recorded order; [] if there is none.
+def page_after(
+    connection: Connection, execution: str, name: str | None, max_bytes: int
+) -> list[RecordedStep]:
+    """Return the steps recorded after the one of this name, or from the first; [] if there are none.
 
-    The step itself comes however large it is; the others while all results fit into ``max_bytes``.
+    The first of them comes however large it is; the others while all fit into ``max_bytes``.
+
+    :raises LookupError: if no step of this name is recorded.
     """
-    position = connection.scalar(_POSITION, {"execution": execution, "step": name})
-    if position is None:
-        return []
-    return _page(connection, execution, position, max_bytes, at_least=1)
+    first = 0
+    if name is not None:
+        last: int | None = connection.scalar(_POSITION, {"execution": execution, "step": name})
+        if last is None:
+            raise LookupError(f"execution {execution} has no recorded step {name!r}")
+        first = last + 1
+    return _page(connection, execution, first, max_bytes, at_least=1)
+
+
+def size(step: RecordedStep) -> int:
+    """Return how many bytes a step adds to a message: a name may be larger than its result."""
+    return len(step.name.encode()) + len(step.result) + _ENVELOPE
 
 
 _TOTALS = (
@@ -121,9 +136,9 @@ def _page(
 def _while_they_fit(rows: Iterable[tuple[str, str]], max_bytes: int, at_least: int) -> list[RecordedStep]:
     page: list[RecordedStep] = []
     for name, recorded in rows:
-        result = recorded.encode()
-        max_bytes -= len(result)
+        step = RecordedStep(name, recorded.encode())
+        max_bytes -= size(step)
         if max_bytes < 0 and len(page) >= at_least:
             break
-        page.append(RecordedStep(name, result))
+        page.append(step)
     return page
