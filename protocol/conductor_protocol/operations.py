@@ -24,6 +24,8 @@ FINISHED: frozenset[State] = frozenset({"completed", "failed", "cancelled"})
 
 Stream: TypeAlias = Literal["stdout", "stderr"]
 """Where something was printed."""
+MAX_PAYLOAD = 1024 * 1024
+"""Bytes that a payload may have, where nobody says otherwise."""
 
 
 class NewExecution(Struct, frozen=True, kw_only=True):
@@ -46,7 +48,7 @@ class NewExecution(Struct, frozen=True, kw_only=True):
 
 
 class InvokeMany(Struct, frozen=True, tag=True):
-    """Create executions, all or none. Answer: :class:`Invoked`."""
+    """Create executions, all or none. Answer: :class:`Invoked`, or :class:`TooLarge`."""
 
     executions: list[NewExecution]
 
@@ -276,4 +278,10 @@ class Refused(Struct, frozen=True, tag=True):
     message: str
 
 
-Answer: TypeAlias = Invoked | Found | Outcome | Printed | Listed | Changed | NotFound | Refused
+class TooLarge(Struct, frozen=True, tag=True):
+    """Nothing was created, for a payload has more bytes than whoever performs the operation allows."""
+
+    message: str
+
+
+Answer: TypeAlias = Invoked | Found | Outcome | Printed | Listed | Changed | NotFound | Refused | TooLarge

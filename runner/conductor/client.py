@@ -26,7 +26,9 @@ from conductor.errors import (
     ExecutionNotFound,
     OperationRefused,
     ResultMismatch,
+    TooLarge,
 )
+from conductor_protocol import operations
 from conductor_protocol.errors import UsageError
 from conductor_protocol.operations import (
     FINISHED,
@@ -248,6 +250,7 @@ class Client:
         """Create an execution of the task, or of the task of this name, and return its handle.
 
         :raises PayloadMismatch: if the payload does not fit; nothing is written then.
+        :raises TooLarge: if it is larger than ``max_payload``: 1 MiB, or what ``CONDUCTOR_MAX_PAYLOAD`` says.
         :raises UsageError: if there is no such task, it is not invocable, or an option cannot be meant.
         """
         return self.invoke_many(task, [Invocation(payload, **options)])[0]
@@ -401,6 +404,8 @@ def _expect(answer: Answer, kind: type[A]) -> A:
         return answer
     if isinstance(answer, NotFound):
         raise ExecutionNotFound(f"no execution has the id {answer.id!r}")
+    if isinstance(answer, operations.TooLarge):
+        raise TooLarge(answer.message)
     if isinstance(answer, Refused):
         raise OperationRefused(answer.message)
     raise OperationRefused(f"expected {kind.__name__} as an answer, got {type(answer).__name__}")

@@ -63,7 +63,7 @@ class NotStorable(ConductorError):
 
 
 class TooLarge(NotStorable):
-    """A result is larger than ``max_result`` allows."""
+    """A result is larger than ``max_result`` allows, or a payload larger than ``max_payload``."""
 
 
 class ResultMismatch(ConductorError):

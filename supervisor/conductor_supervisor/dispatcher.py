@@ -204,7 +204,14 @@ class Dispatcher:
             self._performed(operation)
             answer(result)
 
-        self._work.journal.submit(Perform(operation, performed, lambda message: answer(Refused(message))))
+        self._work.journal.submit(
+            Perform(
+                operation,
+                performed,
+                lambda message: answer(Refused(message)),
+                self._settings.max_payload,
+            )
+        )
 
     def _performed(self, operation: Operation) -> None:
         """Notice what an operation made through us has changed, as a look would after somebody else's."""

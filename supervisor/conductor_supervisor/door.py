@@ -8,12 +8,15 @@ from weakref import WeakSet
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from conductor_protocol.operations import Answer, Operation
+from conductor_protocol.operations import MAX_PAYLOAD, Answer, Operation
 from conductor_supervisor.clock import clock_from_environment
 from conductor_supervisor.errors import StoreError
 from conductor_supervisor.runtime import RUNTIME_VARIABLE, find_runtime_folder, poke
 from conductor_supervisor.store.database import Database, reason
 from conductor_supervisor.store.perform import is_write, perform
+
+MAX_PAYLOAD_VARIABLE = "CONDUCTOR_MAX_PAYLOAD"
+"""Environment variable that says how many bytes a payload may have, as the setting ``max_payload`` does."""
 
 
 class Door:
@@ -23,13 +26,15 @@ class Door:
     after a fork.
     """
 
-    def __init__(self, url: str, runtime: str | None = None) -> None:
+    def __init__(self, url: str, runtime: str | None = None, max_payload: int | None = None) -> None:
         """
         :param runtime: the supervisor's runtime folder, where it is not the usual one.
-        :raises UsageError: if the URL cannot be meant.
+        :param max_payload: bytes; by default what the environment says.
+        :raises UsageError: if the URL, or what the environment says, cannot be meant.
         """
         self._url = url
         self._folder = find_runtime_folder(url, runtime or os.environ.get(RUNTIME_VARIABLE) or None)
+        self._max_payload = _max_payload() if max_payload is None else max_payload
         self._database: Database | None = None
         self._opening = threading.Lock()
         _doors.add(self)
@@ -45,7 +50,7 @@ class Door:
                 with database.reading() as connection:
                     return perform(connection, operation, clock_from_environment().now())
             with database.writing() as connection:
-                answer = perform(connection, operation, clock_from_environment().now())
+                answer = perform(connection, operation, clock_from_environment().now(), self._max_payload)
         except SQLAlchemyError as error:
             raise StoreError(f"{database.url_for_people} cannot be used: {reason(error)}") from error
         poke(self._folder)
@@ -76,6 +81,16 @@ class Door:
             _inherited.append(self._database)
         self._database = None
         self._opening = threading.Lock()
+
+
+def _max_payload() -> int:
+    """Return what the environment allows; a client does not read the supervisor's ``conductor.toml``."""
+    told = os.environ.get(MAX_PAYLOAD_VARIABLE)
+    if not told:
+        return MAX_PAYLOAD
+    from conductor_supervisor.readers import payload_size
+
+    return payload_size(told, MAX_PAYLOAD_VARIABLE)
 
 
 _doors: WeakSet[Door] = WeakSet()

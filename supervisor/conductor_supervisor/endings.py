@@ -18,6 +18,9 @@ from conductor_supervisor.roster import Held, StopOrder
 from conductor_supervisor.rules.retry import after_failure
 from conductor_supervisor.store.attempts import CRASHED, Ending
 
+TOO_LARGE = "conductor.TooLarge"
+"""``error.type`` of an execution whose payload cannot be sent to a runner."""
+
 
 def completed(held: Held, report: Finished, now: Instant) -> Ending:
     """The handler returned."""
@@ -85,6 +88,22 @@ def by_order(held: Held, order: StopOrder, crash: CrashReport, now: Instant) -> 
 def suspected(held: Held, crash: CrashReport, now: Instant) -> Ending:
     """Its shared runner died with several inside: given back uncharged, to be run alone."""
     return structs.replace(released(held, "suspect", now, "stopped", crash), suspect=True)
+
+
+def unsendable(held: Held, limit: int, now: Instant) -> Ending:
+    """Its payload is larger than a runner can be sent: it fails, for no other attempt could begin either."""
+    message = (
+        f"the payload has {len(held.taken.claimed.payload):,} bytes, and a runner can be sent {limit:,}; "
+        "store it elsewhere, as a file or an object, and pass a reference to it"
+    )
+    return _charged(
+        held,
+        now,
+        outcome="failed",
+        started=now,
+        failure=Failure(type=TOO_LARGE, message=message),
+        retryable=False,
+    )
 
 
 def cancelled(held: Held, now: Instant, crash: CrashReport | None = None) -> Ending:

@@ -184,6 +184,10 @@ class Router:
             middle = len(messages) // 2
             self._send(identity, messages[:middle])
             self._send(identity, messages[middle:])
+        elif len(parcel) > MAX_FRAME:  # it would kill the runner; without it the runner would wait for ever
+            what = f"a {type(messages[0]).__name__} for it has {len(parcel):,} bytes, which cannot be sent"
+            self._drop("too large", what)
+            self._blame(self._by_identity.get(identity), what)
         else:
             self.runners.send_multipart([identity, parcel], zmq.NOBLOCK)
 

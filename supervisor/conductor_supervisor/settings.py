@@ -323,7 +323,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         name="max_payload",
         read=readers.payload_size,
-        meaning="largest payload of an execution, as JSON; at most 8 MiB",
+        meaning="largest payload of an execution, as JSON; at most 8 MiB; clients go by the variable",
         default="1 MiB",
         example='"1MiB"',
     ),

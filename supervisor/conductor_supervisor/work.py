@@ -13,6 +13,7 @@ from functools import partial
 
 import msgspec
 
+from conductor_protocol.codec import MAX_FRAME
 from conductor_protocol.messages import (
     Assign,
     Assignment,
@@ -31,11 +32,15 @@ from conductor_supervisor.notices import Notices
 from conductor_supervisor.roster import Held, Interruption, Roster, Runner, StopOrder, Task
 from conductor_supervisor.router import Router
 from conductor_supervisor.rules.blame import seen
+from conductor_supervisor.store import steps
 from conductor_supervisor.store.attempts import Ending
-from conductor_supervisor.writes import EndAttempt, Taken
+from conductor_supervisor.writes import PAGE_BYTES, EndAttempt, Taken
 
 LARGE_ASSIGN = 1024 * 1024
-"""Bytes of payloads after which further assignments travel in another message."""
+"""Bytes of payloads and steps after which further assignments travel in another message."""
+
+LARGEST_PAYLOAD = MAX_FRAME - PAGE_BYTES - 64 * 1024
+"""Bytes of a payload that still fits into a frame, with the first page of recorded steps and its envelope."""
 
 log = logging.getLogger(__name__)
 
@@ -108,6 +113,8 @@ class Work:
         for held in self.roster.waiting:
             if self.draining or held.cancelled is not None or not held.task.windows.is_open(now):
                 self.end(held, endings.unbegun(held, now))
+            elif len(held.taken.claimed.payload) > LARGEST_PAYLOAD:
+                self.end(held, endings.unsendable(held, LARGEST_PAYLOAD, now))
             else:
                 place = places[held.task.pool].take(held)
                 if place is None:
@@ -220,16 +227,20 @@ class Work:
 
 
 def _of_limited_size(assignments: list[Assignment]) -> Iterator[list[Assignment]]:
-    """Split assignments where their payloads would make one message large."""
+    """Split assignments where payloads and recorded steps would make one message large."""
     parcel: list[Assignment] = []
     size = 0
     for assignment in assignments:
-        size += len(assignment.payload)
+        size += _size(assignment)
         if parcel and size > LARGE_ASSIGN:
             yield parcel
-            parcel, size = [], len(assignment.payload)
+            parcel, size = [], _size(assignment)
         parcel.append(assignment)
     yield parcel
+
+
+def _size(assignment: Assignment) -> int:
+    return len(assignment.payload) + sum(steps.size(step) for step in assignment.steps)
 
 
 def _assignment(held: Held) -> Assignment:

@@ -17,7 +17,7 @@ from sqlalchemy import Connection
 
 from conductor_protocol.manifest import TaskSpec
 from conductor_protocol.messages import RecordedStep
-from conductor_protocol.operations import Answer, Operation, ProgressView
+from conductor_protocol.operations import MAX_PAYLOAD, Answer, Operation, ProgressView
 from conductor_protocol.units import Instant
 from conductor_supervisor.store import attempts, executions, output, schedules, steps, tasks
 from conductor_supervisor.store.attempts import Ending
@@ -72,6 +72,7 @@ class Perform:
     operation: Operation
     then: Callable[[Answer], None]
     refused: Callable[[str], None]
+    max_payload: int = MAX_PAYLOAD
 
 
 @dataclass(slots=True)
@@ -181,7 +182,7 @@ def apply(connection: Connection, group: Sequence[Write], now: Instant) -> list[
         *_record(connection, _of(group, RecordStep)),
         *_end(connection, _of(group, EndAttempt)),
         *(partial(w.then, schedules.fire(connection, w.firings, now)) for w in _of(group, Fire)),
-        *(partial(w.then, perform(connection, w.operation, now)) for w in _of(group, Perform)),
+        *(partial(w.then, perform(connection, w.operation, now, w.max_payload)) for w in _of(group, Perform)),
         *_keep_progress(connection, _of(group, KeepProgress)),
         *_keep_output(connection, _of(group, KeepOutput)),
         *(partial(w.then, executions.remove_expired(connection, now, SWEEP_ROWS)) for w in _of(group, Sweep)),

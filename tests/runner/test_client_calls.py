@@ -27,9 +27,11 @@ from conductor import (
     OperationRefused,
     PayloadMismatch,
     ResultMismatch,
+    TooLarge,
     UsageError,
 )
 from conductor.client import Client
+from conductor_protocol import operations as answers
 from conductor_protocol.operations import (
     Answer,
     ExecutionView,
@@ -56,6 +58,9 @@ def app(tmp_path: Path) -> Iterator[Conductor]:
         @app.task
         def move(event: Event[Point], ctx: Context) -> Point:
             return event.payload
+
+        @app.task
+        def keep(event: Event, ctx: Context) -> None: ...
 
         @app.task(cron="* * * * *")
         def tick(event: Event, ctx: Context) -> None: ...
@@ -111,7 +116,7 @@ def test_nothing_is_written_if_one_payload_does_not_fit(app: Conductor) -> None:
     ("arguments", "options", "message"),
     [
         (("mov",), {}, "no task 'mov'; did you mean 'move'?"),
-        (("unlike",), {}, "it has: move, tick"),
+        (("unlike",), {}, "it has: keep, move, tick"),
         (("tick",), {}, "task tick is not invocable, because it has another trigger; .* invocable=True"),
         (("move", {"x": 1}), {"priority": 40_000}, "priority: expected a whole number from -32768 to 32767"),
         (("move", {"x": 1}), {"dedupe_key": ""}, "dedupe_key: expected 1 to 500 characters"),
@@ -244,6 +249,7 @@ def test_a_failed_execution_raises_its_failure() -> None:
         (Outcome("cancelled"), ExecutionCancelled),
         (NotFound("an-id"), ExecutionNotFound),
         (Refused("the disk is full"), OperationRefused),
+        (answers.TooLarge("it is too large"), TooLarge),
     ],
 )
 def test_other_ends_have_errors_of_their_own(answer: Answer, error: type[Exception]) -> None:
@@ -277,6 +283,31 @@ def test_a_timeout_of_zero_looks_once() -> None:
     assert handle_of(completed(1)).result(timeout=0) == 1
     with pytest.raises(TimeoutError):
         handle_of(Outcome("running"), completed(1)).result(timeout=0)
+
+
+# Limits
+
+
+def test_a_payload_that_is_too_large_is_refused_at_invoke(app: Conductor) -> None:
+    """With the whole batch; the message says what to do."""
+    with pytest.raises(
+        TooLarge, match=r"has 1,048,577 bytes as JSON; at most 1,048,576 \(1 MiB\) .*reference"
+    ):
+        app.invoke_many("keep", ["small", "x" * (1024 * 1024 - 1)])
+    assert app.list() == []
+    app.invoke("keep", "x" * (1024 * 1024 - 2))
+
+
+def test_the_environment_sets_the_largest_payload(app: Conductor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the operators' setting of that name; what it cannot be is refused."""
+    monkeypatch.setenv("CONDUCTOR_MAX_PAYLOAD", "10")
+    with pytest.raises(TooLarge, match="has 11 bytes as JSON; at most 10"):
+        app.invoke("keep", "123456789")
+    app.invoke("keep", "12345678")
+    app.close()
+    monkeypatch.setenv("CONDUCTOR_MAX_PAYLOAD", "1GiB")
+    with pytest.raises(UsageError, match="CONDUCTOR_MAX_PAYLOAD: expected at most 8 MiB"):
+        app.invoke("keep", "12345678")
 
 
 # Processes

@@ -39,6 +39,7 @@ def every_ending() -> list[Ending]:
     one, last, asleep = held(of=task(JOB)), held(of=task(JOB), charged=1), held(of=task(NIGHTLY))
     return [
         endings.completed(one, FINISHED, NOW),
+        endings.unsendable(one, 1, NOW),
         endings.failed(one, report(), NOW),
         endings.failed(one, report(retry_after=0.0), NOW),
         endings.failed(last, report(), NOW),

@@ -194,6 +194,16 @@ def test_what_is_said_in_one_turn_leaves_as_one_parcel_for_each_channel(room: Ro
     assert data.hears() == [m.Flushed(2)]
 
 
+def test_what_no_frame_can_hold_is_not_sent_and_its_runner_is_named(room: Room) -> None:
+    """It would end the runner at once, and without it the runner waits for ever: somebody must stop it."""
+    peer = room.runner()
+    room.router.send(1, "data", m.Answered(1, b"x" * MAX_FRAME))
+    room.router.send(1, "data", m.Flushed(2))
+    room.router.flush()
+    assert peer.hears() == [m.Flushed(2)]
+    assert room.router.offenders == {1: "a Answered for it has 16,777,233 bytes, which cannot be sent"}
+
+
 def test_a_runner_that_is_forgotten_is_neither_heard_nor_told(room: Room) -> None:
     """What it said last may come after its end, which is nothing to warn of; sending to it is no error."""
     runner = room.runner()

@@ -15,7 +15,7 @@ import click
 
 from conductor_protocol.errors import UsageError
 from conductor_protocol.manifest import Manifest, TaskSpec
-from conductor_protocol.operations import Answer, NotFound, Operation, Refused
+from conductor_protocol.operations import Answer, NotFound, Operation, Refused, TooLarge
 from conductor_supervisor import control
 from conductor_supervisor.cli import render
 from conductor_supervisor.clock import clock_from_environment
@@ -114,7 +114,7 @@ class Site:
         """The way of every client into the database, which is made if there is none."""
         from conductor_supervisor.door import Door
 
-        door = Door(self.url, self.settings.runtime)
+        door = Door(self.url, self.settings.runtime, self.settings.max_payload)
         self._open.callback(door.close)
         return door
 
@@ -241,7 +241,7 @@ class Site:
         if isinstance(answer, NotFound):
             raise SupervisorError(f"no execution {answer.id}; see: conductor-supervisor list")
         raise SupervisorError(
-            answer.message if isinstance(answer, Refused) else f"unexpected answer: {answer}"
+            answer.message if isinstance(answer, Refused | TooLarge) else f"unexpected answer: {answer}"
         )
 
     def _answer(self, operation: Operation) -> Answer:

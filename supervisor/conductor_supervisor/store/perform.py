@@ -13,6 +13,7 @@ from sqlalchemy import Connection, bindparam, func, select, update
 from conductor_protocol.errors import UsageError
 from conductor_protocol.operations import (
     FINISHED,
+    MAX_PAYLOAD,
     Answer,
     AttemptView,
     CancelExecution,
@@ -37,8 +38,9 @@ from conductor_protocol.operations import (
     RetryExecution,
     State,
     StepView,
+    TooLarge,
 )
-from conductor_protocol.units import Instant, moment
+from conductor_protocol.units import Instant, moment, size_in_words
 from conductor_supervisor.store import output, tasks
 from conductor_supervisor.store.dialect import AnyRow
 from conductor_supervisor.store.executions import in_state, insert, owner_of_key
@@ -60,11 +62,16 @@ def is_write(operation: Operation) -> bool:
     return isinstance(operation, InvokeMany | CancelExecution | RetryExecution)
 
 
-def perform(connection: Connection, operation: Operation, now: Instant) -> Answer:
-    """Perform one operation and answer it."""
+def perform(
+    connection: Connection, operation: Operation, now: Instant, max_payload: int = MAX_PAYLOAD
+) -> Answer:
+    """Perform one operation and answer it.
+
+    :param max_payload: bytes that a payload may have.
+    """
     match operation:
         case InvokeMany():
-            return _invoke(connection, operation, now)
+            return _invoke(connection, operation, now, max_payload)
         case GetExecution():
             return _get(connection, operation.id)
         case GetOutcome():
@@ -82,7 +89,15 @@ def perform(connection: Connection, operation: Operation, now: Instant) -> Answe
 # Writing
 
 
-def _invoke(connection: Connection, operation: InvokeMany, now: Instant) -> Answer:
+def _invoke(connection: Connection, operation: InvokeMany, now: Instant, max_payload: int) -> Answer:
+    largest = max((len(bytes(new.payload)) for new in operation.executions), default=0)
+    if largest > max_payload:
+        return TooLarge(
+            f"a payload has {largest:,} bytes as JSON; at most {max_payload:,} "
+            f"({size_in_words(max_payload)}) are allowed. Store it elsewhere, as a file or an object, and "
+            "pass a reference to it; or raise max_payload in conductor.toml and, for clients, "
+            "CONDUCTOR_MAX_PAYLOAD in their environment"
+        )
     try:
         return insert(connection, operation.executions, now)
     except UsageError as error:
