@@ -82,6 +82,17 @@ def test_lists_are_light(database: Database) -> None:
     assert (execution.steps_recorded, execution.steps, execution.attempts) == (1, [], [])
 
 
+def test_a_value_that_is_no_json_is_shown_as_it_is(database: Database) -> None:
+    """It hides neither its execution nor the others: somebody else may have written it."""
+    end(database, ending(running(database), result=b"{bad"))
+    end(database, ending(running(database), result=b"1e999"))
+    (invoked,) = invoke(database, "t", payload=Raw(b"[" * 5000))
+    listed = ask(database, ListExecutions())
+    assert isinstance(listed, Listed)
+    assert [one.result for one in listed.executions] == [None, "1e999", "{bad"]
+    assert view(database, invoked).payload == "[" * 5000
+
+
 def test_a_list_that_makes_no_sense_is_refused(database: Database) -> None:
     """With what was expected."""
     assert ask(database, ListExecutions(limit=0)) == Refused("limit: expected 1 to 1000, got 0")

@@ -314,7 +314,13 @@ def _moment(instant: Instant | None) -> datetime | None:
 
 
 def _json(text: str | None) -> object:
-    return None if text is None else msgspec.json.decode(text)
+    """Return what is stored. What is no JSON is shown as it is: one bad row must not hide all others."""
+    if text is None:
+        return None
+    try:
+        return msgspec.json.decode(text)
+    except (msgspec.DecodeError, RecursionError):
+        return text
 
 
 def _read(decoder: msgspec.json.Decoder[Any], text: str | None) -> Any:
