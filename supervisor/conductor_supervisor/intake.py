@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 SWEEP_INTERVAL = 60.0
 """Seconds between removals of expired executions; at once again while there is more to remove."""
 
+LOOK_AGAIN = 1.0
+"""Seconds until the next look after one that failed."""
+
 PUNCTUAL: Instant = 60 * MICROSECONDS
 """How late a firing may be noticed and still count as on time: the loop may have been busy."""
 
@@ -82,6 +85,8 @@ class Intake:
         self._claiming: set[Queue] = set()
         self._looking = False
         self._look_wanted = True
+        self._look_again_at: float | None = None
+        """Monotonic moment of the next look after one that failed, or after a claim that did."""
         self._next_due: Instant | None = None
         self._open: dict[str, bool] = {}
         self._sweep_at = time.monotonic()
@@ -122,6 +127,7 @@ class Intake:
         """Tell whether a look and a claim after it have found nothing to do at this moment."""
         return (
             not (self._look_wanted or self._looking or self._claiming or self._queues.keys() - self._dry)
+            and self._look_again_at is None
             and self._work.roster.empty_handed()
         )
 
@@ -132,6 +138,9 @@ class Intake:
         now = self._work.clock.now()
         self._fire(now)
         if self._next_due is not None and self._next_due <= now:
+            self._look_wanted = True
+        if self._look_again_at is not None and time.monotonic() >= self._look_again_at:
+            self._look_again_at = None
             self._look_wanted = True
         self._notice_openings(now)
         if time.monotonic() >= self._sweep_at:
@@ -178,7 +187,8 @@ class Intake:
 
     def _look_refused(self, message: str) -> None:
         self._looking = False
-        log.error("a look at the database failed: %s", message)
+        self._look_again_at = time.monotonic() + LOOK_AGAIN
+        log.error("a look at the database failed, the next follows: %s", message)
 
     def _notice_openings(self, now: Instant) -> None:
         """A window that has opened makes its pool worth a claim, and what slept for it due."""
@@ -234,7 +244,7 @@ class Intake:
 
     def _claim_refused(self, queue: Queue, message: str) -> None:
         self._claiming.discard(queue)
-        self._look_wanted = True
+        self._look_again_at = time.monotonic() + LOOK_AGAIN
         log.error("a claim failed: %s", message)
 
     # Cron
