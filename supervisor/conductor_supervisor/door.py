@@ -53,6 +53,7 @@ class Door:
                 answer = perform(connection, operation, clock_from_environment().now(), self._max_payload)
         except SQLAlchemyError as error:
             raise StoreError(f"{database.url_for_people} cannot be used: {reason(error)}") from error
+        database.check_in_place()
         poke(self._folder)
         return answer
 
@@ -65,6 +66,9 @@ class Door:
 
     def _open(self) -> Database:
         with self._opening:
+            if self._database is not None and not self._database.is_in_place():
+                self._database.close()
+                self._database = None
             if self._database is None:
                 database = Database.open(self._url)
                 try:

@@ -22,7 +22,7 @@ from queue import Empty, SimpleQueue
 
 from conductor_supervisor.clock import Clock
 from conductor_supervisor.errors import StoreError
-from conductor_supervisor.store.database import Database, is_transient
+from conductor_supervisor.store.database import Database, is_damaged, is_transient
 from conductor_supervisor.writes import Effect, Write, apply
 
 LOOK_INTERVAL = 0.2
@@ -50,6 +50,8 @@ class Journal:
         os.set_blocking(self._wake_write, False)
         self._given_up = threading.Event()
         self._failure: BaseException | None = None
+        self._tries = 0
+        """Failed tries in a row, for as long as the database is away."""
         self._thread = threading.Thread(target=self._run, name="store", daemon=True)
         self.pending = 0
         """Writes handed over whose effects have not come back."""
@@ -81,14 +83,23 @@ class Journal:
     def effects(self) -> list[Effect]:
         """Return what committed groups want done, in the order of their commits.
 
-        :raises StoreError: if the store thread has ended because the database cannot be used.
+        :raises StoreError: as :meth:`check`.
         """
         effects = []
         while self._effects:
             effects.append(self._effects.popleft())
+        self.check()
+        return effects
+
+    def check(self) -> None:
+        """Make sure that the store thread has not failed.
+
+        :raises StoreError: if it has ended because the database cannot be used.
+        """
+        if isinstance(self._failure, StoreError):
+            raise self._failure
         if self._failure is not None:
             raise StoreError(f"the database cannot be used: {_first_line(self._failure)}") from self._failure
-        return effects
 
     def idle(self) -> bool:
         """Tell whether everything handed over is committed and its effects are done."""
@@ -118,8 +129,7 @@ class Journal:
                     self._give_back(self._commit(group))
                 if time.monotonic() >= look_at:
                     look_at = time.monotonic() + LOOK_INTERVAL
-                    if self._database.changed_elsewhere():
-                        self._give_back([self._changed])
+                    self._look()
         except BaseException as failure:  # noqa: BLE001 - whatever it is, the loop must hear of it and stop
             self._failure = failure
             self._wake()
@@ -140,32 +150,62 @@ class Journal:
             group += more
         return group
 
+    def _look(self) -> None:
+        """See whether anybody else has written, and whether this is still the database."""
+        try:
+            if self._database.changed_elsewhere():
+                self._give_back([self._changed])
+            self._note_back()
+        except Exception as error:
+            if not is_transient(error):
+                raise
+            self._note_away(error, "looks at it wait")
+        self._database.check_in_place()
+
     def _commit(self, group: list[Write]) -> list[Effect]:
-        """Commit a group, however long the database is away; return its effects."""
+        """Commit a group, however long the database is away; return its effects.
+
+        :raises StoreError: if it is damaged, or not the one that was opened any more: nobody may hear then
+            that anything is committed.
+        """
         make: Callable[[list[Write]], list[Effect]] = self._make_together
-        failures = 0
         while True:
             try:
                 effects = make(group)
                 break
             except Exception as error:
+                if is_damaged(error):
+                    raise StoreError(_damage(self._database, error)) from error
                 if is_transient(error):
-                    if failures == 0:
-                        log.warning(
-                            "the database is away, %d writes wait: %s", len(group), _first_line(error)
-                        )
-                    delay = REPEAT_DELAYS[min(failures, len(REPEAT_DELAYS) - 1)]
-                    failures += 1
-                    if self._given_up.wait(delay):
-                        raise
+                    self._database.check_in_place()
+                    self._wait_for_return(error, len(group))
                 elif make == self._make_together:
                     log.debug("a group of %d writes failed; trying each alone", len(group), exc_info=True)
                     make = self._make_each
                 else:
                     raise
-        if failures:
-            log.warning("the database is back after %d tries", failures + 1)
+        self._database.check_in_place()
+        self._note_back()
         return [*effects, partial(self._settle, len(group))]
+
+    def _wait_for_return(self, error: Exception, writes: int) -> None:
+        delay = REPEAT_DELAYS[min(self._tries, len(REPEAT_DELAYS) - 1)]
+        self._note_away(error, f"{writes} writes wait")
+        if self._given_up.wait(delay):
+            raise StoreError(
+                "the database did not take the last writes; their executions run again at the next start: "
+                f"{_first_line(error)}"
+            ) from error
+
+    def _note_away(self, error: Exception, what_waits: str) -> None:
+        if self._tries == 0:
+            log.warning("the database is away, %s: %s", what_waits, _first_line(error))
+        self._tries += 1
+
+    def _note_back(self) -> None:
+        if self._tries:
+            log.warning("the database is back after %d tries", self._tries + 1)
+            self._tries = 0
 
     def _make_together(self, group: list[Write]) -> list[Effect]:
         with self._database.writing() as connection:
@@ -180,7 +220,7 @@ class Journal:
                     with connection.begin_nested():
                         effects += apply(connection, [write], self._clock.now())
                 except Exception as error:
-                    if is_transient(error):
+                    if is_transient(error) or is_damaged(error):
                         raise
                     log.exception("a write of kind %s was refused", type(write).__name__)
                     effects.append(partial(write.refused, _first_line(error)))
@@ -196,6 +236,13 @@ class Journal:
     def _wake(self) -> None:
         with suppress(BlockingIOError):  # the pipe is full of wake-ups: the loop will wake
             os.write(self._wake_write, b"!")
+
+
+def _damage(database: Database, error: Exception) -> str:
+    return (
+        f"the database {database.url_for_people} is damaged: {_first_line(error)}. Look at it with: "
+        "sqlite3 FILE 'PRAGMA integrity_check', restore it from a backup, and start again"
+    )
 
 
 def _first_line(error: BaseException) -> str:

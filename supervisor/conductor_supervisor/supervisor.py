@@ -19,6 +19,7 @@ from types import FrameType
 
 import uuid_utils
 import zmq
+from sqlalchemy.exc import SQLAlchemyError
 
 from conductor_protocol.errors import ConductorError, UsageError
 from conductor_protocol.manifest import Manifest, TaskSpec
@@ -27,7 +28,7 @@ from conductor_protocol.units import Instant, counted, in_words
 from conductor_supervisor import control
 from conductor_supervisor.clock import Clock, clock_from_environment
 from conductor_supervisor.dispatcher import Dispatcher
-from conductor_supervisor.errors import SupervisorError
+from conductor_supervisor.errors import StoreError, SupervisorError
 from conductor_supervisor.intake import Intake, Schedule
 from conductor_supervisor.journal import Journal
 from conductor_supervisor.overrides import effective
@@ -43,7 +44,7 @@ from conductor_supervisor.settings import Settings, database_url
 from conductor_supervisor.staff import Staff
 from conductor_supervisor.store import attempts, executions, schedules, tasks
 from conductor_supervisor.store.attempts import Ending
-from conductor_supervisor.store.database import Database
+from conductor_supervisor.store.database import Database, reason
 from conductor_supervisor.store.schedules import Firing
 from conductor_supervisor.transcripts import Transcripts
 from conductor_supervisor.watch import Watch
@@ -91,9 +92,12 @@ def run(
         stack.enter_context(folder_lock(folder))
         stack.enter_context(database_lock(url))
         _begin_alone(folder)
-        database.migrate()
         known = _tasks(specs, zone, settings)
-        cron = _prepare(database, specs, zone, clock)
+        try:
+            database.migrate()
+            cron = _prepare(database, specs, zone, clock)
+        except SQLAlchemyError as error:
+            raise StoreError(f"{database.url_for_people} cannot be used: {reason(error)}") from error
         supervisor = Supervisor(settings, manifest, known, cron, database, folder, paths, clock, drain)
         supervisor.read_settings = read_settings or supervisor.read_settings
         return supervisor.run()
@@ -249,7 +253,9 @@ class Supervisor:
         return 0
 
     def _close_journal(self) -> None:
-        if not self._journal.close(LAST_WRITES):
+        closed = self._journal.close(LAST_WRITES)
+        self._journal.check()
+        if not closed:
             raise SupervisorError(
                 "the database did not take the last writes; their executions run again at the next start"
             )

@@ -18,6 +18,7 @@ from conductor_protocol.operations import (
     ListExecutions,
     NewExecution,
 )
+from conductor_supervisor import door as door_module
 from conductor_supervisor.door import Door
 from conductor_supervisor.errors import StoreError
 from conductor_supervisor.runtime import PokeSocket, runtime_folder
@@ -77,6 +78,38 @@ def test_both_sides_of_a_fork_go_on(database_url: str, runtime: Path) -> None:
     answer = door.perform(ListExecutions())
     assert isinstance(answer, Listed)
     assert len({execution.id for execution in answer.executions}) == 3
+    door.close()
+
+
+def test_a_door_whose_file_was_deleted_opens_the_one_that_is_there(tmp_path: Path, runtime: Path) -> None:
+    """What it writes is never acknowledged in a file that nobody can find."""
+    path = tmp_path / "a.db"
+    door = Door(f"sqlite:///{path}")
+    door.perform(INVOKE)
+    path.unlink()
+    door.perform(INVOKE)
+    answer = Door(f"sqlite:///{path}").perform(ListExecutions())
+    assert isinstance(answer, Listed)
+    assert len(answer.executions) == 1
+    door.close()
+
+
+def test_a_door_whose_file_goes_while_it_writes_says_so(
+    tmp_path: Path, runtime: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The write is lost, so it fails."""
+    path = tmp_path / "a.db"
+    door = Door(f"sqlite:///{path}")
+    door.perform(INVOKE)
+    real = door_module.perform
+
+    def perform_and_lose(*arguments: object) -> object:
+        path.unlink()
+        return real(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(door_module, "perform", perform_and_lose)
+    with pytest.raises(StoreError, match="was deleted or replaced"):
+        door.perform(INVOKE)
     door.close()
 
 

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import select
 import sqlite3
+import time
 from collections.abc import Iterator
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 
 import msgspec
 import pytest
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DatabaseError, OperationalError
 
 from conductor_protocol.messages import RecordedStep
 from conductor_protocol.operations import Answer, Found, GetExecution, Invoked, InvokeMany, NewExecution
 from conductor_supervisor.clock import SystemClock
+from conductor_supervisor.errors import StoreError
 from conductor_supervisor.journal import Journal
 from conductor_supervisor.store.attempts import Ending
 from conductor_supervisor.store.database import Database
@@ -165,6 +168,92 @@ def test_steps_recorded_in_a_group_are_loaded_by_a_later_one(journal: Journal) -
     page: list[RecordedStep] = []
     act(journal, LoadPage(taken.claimed.id, "s1", page.extend, fail))
     assert [step.name for step in page] == ["s2", "s3", "s4"]
+
+
+@pytest.mark.parametrize("code", [sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB])
+def test_a_damaged_database_ends_the_journal_and_refuses_nothing(
+    journal: Journal, database: Database, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    """No execution is ended because the file is broken; the loop hears of it once, and stops."""
+
+    def damaged() -> object:
+        error = sqlite3.DatabaseError("database disk image is malformed")
+        error.sqlite_errorcode = code
+        raise DatabaseError("SELECT 1", None, error)
+
+    monkeypatch.setattr(database, "writing", damaged)
+    with pytest.raises(StoreError, match=r"^the database sqlite:///.* is damaged: .*malformed.*backup"):
+        invoked(journal, 1)
+
+
+def test_a_read_only_database_is_away(
+    journal: Journal,
+    database: Database,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its writes wait, none is refused, and go on by themselves: two lines of the log say so."""
+    real, tries = database.writing, []
+
+    def writing() -> object:
+        tries.append(1)
+        # What SQLite then says is the same as for a file that may only be read.
+        read_only = "ON" if len(tries) <= 3 else "OFF"
+        with closing(database._writer_connection().connection.cursor()) as cursor:
+            cursor.execute(f"PRAGMA query_only = {read_only}")
+        return real()
+
+    monkeypatch.setattr(database, "writing", writing)
+    assert len(invoked(journal, 3)) == 3
+    told = [record.getMessage() for record in caplog.records if record.name.endswith("journal")]
+    assert len(told) == 2, told
+    assert "the database is away, 1 writes wait: " in told[0]
+    assert "readonly" in told[0]
+    assert told[1].startswith("the database is back after ")
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_what_goes_into_a_file_that_has_lost_its_name_is_not_acknowledged(
+    journal: Journal, database: Database, tmp_path: Path, replaced: bool
+) -> None:
+    """SQLite goes on writing into it, and nobody will ever read that."""
+    invoked(journal, 1)
+    path = tmp_path / "conductor.db"
+    path.unlink()
+    if replaced:
+        Database.open(f"sqlite:///{path}").close()
+    with pytest.raises(StoreError, match=rf"the database file {path} was deleted or replaced .*start again"):
+        invoked(journal, 1)
+
+
+def test_an_idle_journal_notices_that_its_file_is_gone(journal: Journal, tmp_path: Path) -> None:
+    """At its next look, with nothing to write."""
+    (tmp_path / "conductor.db").unlink()
+    journal._thread.join(30)
+    with pytest.raises(StoreError, match="deleted or replaced"):
+        journal.effects()
+
+
+def test_a_look_that_fails_because_the_database_is_away_is_survived(
+    journal: Journal, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next one finds it again."""
+    real, tries = database.changed_elsewhere, []
+
+    def away() -> bool:
+        tries.append(1)
+        if len(tries) <= 2:
+            error = sqlite3.OperationalError("disk I/O error")
+            error.sqlite_errorcode = sqlite3.SQLITE_IOERR_READ
+            raise error
+        return real()
+
+    monkeypatch.setattr(database, "changed_elsewhere", away)
+    deadline = time.monotonic() + 30
+    while len(tries) < 4:
+        assert time.monotonic() < deadline, "it never looked again"
+        select.select([], [], [], 0.01)
+    assert len(invoked(journal, 1)) == 1
 
 
 def test_a_database_that_is_away_gets_each_write_once_when_it_is_back(

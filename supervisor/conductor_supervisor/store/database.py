@@ -38,8 +38,10 @@ _TRANSIENT = frozenset(
         sqlite3.SQLITE_FULL,
         sqlite3.SQLITE_IOERR,
         sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_READONLY,
     }
 )
+_DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 _PRIMARY_CODE = 0xFF
 """The lower byte of an SQLite error code is the kind of error; the rest is detail."""
 
@@ -53,6 +55,8 @@ class Database:
         self._writer: Connection | None = None
         self._writing = threading.RLock()
         self._data_version: object = None
+        self._file: tuple[int, int] | None = None
+        """Device and inode of the file that is open."""
 
     @classmethod
     def open(cls, url: str) -> Database:
@@ -77,6 +81,7 @@ class Database:
         except DBAPIError as error:
             database.close()
             raise StoreError(f"{database.url_for_people} cannot be used: {reason(error)}") from error
+        database._file = _file_at(location)
         return database
 
     @classmethod
@@ -157,6 +162,25 @@ class Database:
             before, self._data_version = self._data_version, version
             return before != version
 
+    def is_in_place(self) -> bool:
+        """Tell whether the file that is open still has its name.
+
+        One that was deleted or replaced goes on taking writes, which nobody will ever read.
+        """
+        return self._file == _file_at(self._location)
+
+    def check_in_place(self) -> None:
+        """To be called after a commit, before anybody hears of it.
+
+        :raises StoreError: if the file that is open has been deleted or replaced.
+        """
+        if not self.is_in_place():
+            raise StoreError(
+                f"the database file {self._location.path} was deleted or replaced while it was in use; what "
+                "was written since then is lost. Put the right file back, or let a new one be made, and "
+                "start again"
+            )
+
     def migrate(self) -> bool:
         """Bring the schema up to date. Any number of processes may do so at once. True if there was need.
 
@@ -222,15 +246,33 @@ def check_writable(url: str) -> None:
 
 def is_transient(error: Exception) -> bool:
     """Tell whether a failed transaction is worth repeating: the cause (a lock, a full disk) may go away."""
-    if not isinstance(error, DBAPIError):
-        return False
-    code = getattr(error.orig, "sqlite_errorcode", None)
-    return code is not None and code & _PRIMARY_CODE in _TRANSIENT
+    return _kind_of(error) in _TRANSIENT
+
+
+def is_damaged(error: Exception) -> bool:
+    """Tell whether the database's file is not what it should be: nothing that is written to it counts."""
+    return _kind_of(error) in _DAMAGED
+
+
+def _kind_of(error: Exception) -> int | None:
+    """Return the kind of an error of SQLite, be it the driver's own or wrapped by SQLAlchemy."""
+    told = error.orig if isinstance(error, DBAPIError) else error
+    code: int | None = getattr(told, "sqlite_errorcode", None)
+    return None if code is None else code & _PRIMARY_CODE
 
 
 def reason(error: SQLAlchemyError) -> str:
     """Return what the database said, in its own words and without the statement."""
     return str(error.orig) if isinstance(error, DBAPIError) else str(error)
+
+
+def _file_at(location: Location) -> tuple[int, int] | None:
+    """Return device and inode of a database's file; None if there is none."""
+    try:
+        found = location.path.stat()
+    except OSError:  # gone, or so far away that nobody can tell
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _check_reachable(location: Location) -> None:
