@@ -163,6 +163,14 @@ class Recorder(Record):
         _COUNT.pack_into(self._page, _OUTBOX, self._outbox_end)
 
 
+def places_in(path: Path) -> int:
+    """Return how many executions at once a recorder's file has places for; 0: its runner was not shared.
+
+    :raises OSError: if it cannot be found.
+    """
+    return max(0, path.stat().st_size - PAGE_SIZE) // _PLACE_SIZE
+
+
 class RecorderReader:
     """The supervisor's end: reads a page that anyone may have scribbled over.
 
@@ -172,6 +180,10 @@ class RecorderReader:
     def __init__(self, path: Path, places: int = 0) -> None:
         self._descriptor = os.open(path, os.O_RDONLY)
         self._places = places
+
+    def is_blank(self) -> bool:
+        """Tell whether no runner has opened the page yet."""
+        return not any(os.pread(self._descriptor, PAGE_SIZE, len(_MAGIC)))
 
     def read(self) -> Reading | None:
         """Return what was noted last, or None if the page cannot be trusted."""

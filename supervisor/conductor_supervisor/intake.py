@@ -118,8 +118,10 @@ class Intake:
 
     def ended(self, held: Held, ending: Ending) -> None:
         """An ending is committed: a place under a limit may be free, or the execution may be due again."""
-        if ending.state == "ready" or held.task.spec.concurrency is not None:
+        if ending.state == "ready" or held.task.spec.concurrency is not None or held.runs_alone:
             self.stir(held.task.pool)
+        elif self._work.roster.survivors:
+            self.stir(held.task.pool)  # its runner may have nothing in hand now, for which survivors wait
         if ending.due is not None and (self._next_due is None or ending.due < self._next_due):
             self._next_due = ending.due
 
@@ -217,6 +219,8 @@ class Intake:
             self._dry.add(queue)
             return
         count = max(w.at_most for w in wanted)
+        if count == 0:
+            return  # until a runner has nothing in hand
         self._claiming.add(queue)
         self._journal.submit(
             Claim(

@@ -26,6 +26,7 @@ class PlacesInTurn:
     """Where runners execute one after another, places are measured in time."""
 
     def __init__(self, roster: Roster, pool: Pool) -> None:
+        self._roster = roster
         self._loads = roster.loads(pool)
         self._rooms = [left for load in self._loads.values() if (left := admission.room(load))]
 
@@ -35,12 +36,17 @@ class PlacesInTurn:
 
     def room(self, task: Task, suspects: bool) -> int:
         """See :class:`Places`."""
-        return 0 if suspects else admission.places(self._rooms, task.seconds)
+        if suspects:
+            return 0
+        if self._roster.survivors.get(task.spec.name):  # each needs a runner with nothing else in hand
+            return self._rooms.count(admission.BUDGET)
+        return admission.places(self._rooms, task.seconds)
 
     def take(self, held: Held) -> tuple[int, float] | None:
         """See :class:`Places`."""
-        cost = admission.expected(held.task.seconds)
-        number = admission.choose(self._loads, cost)
+        cost = admission.expected(self._roster.seconds_of(held.task))
+        empty = {number: load for number, load in self._loads.items() if load == 0}
+        number = admission.choose(empty if held.runs_alone else self._loads, cost)
         if number is None:
             return None
         self._loads[number] += cost

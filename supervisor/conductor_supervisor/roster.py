@@ -126,6 +126,11 @@ class Held:
         return self.taken.claimed.id
 
     @property
+    def runs_alone(self) -> bool:
+        """Whether nothing else may be in its runner's hands: see :attr:`Roster.survivors`."""
+        return self.taken.claimed.deaths > 0 and self.task.pool.isolation != "shared"
+
+    @property
     def claim(self) -> int:
         """The number of our claim on it."""
         return self.taken.claimed.claim
@@ -133,7 +138,8 @@ class Held:
     @property
     def suspect(self) -> bool:
         """Whether it must run alone: see ``rules.suspicion``."""
-        return self.taken.claimed.suspect and self.task.pool.isolation == "shared"
+        claimed = self.taken.claimed
+        return (claimed.suspect or claimed.deaths > 0) and self.task.pool.isolation == "shared"
 
 
 @dataclass(slots=True)
@@ -259,6 +265,9 @@ class Roster:
         self.runners: dict[int, Runner] = {}
         self.waiting: list[Held] = []
         """Claimed, but in no runner's hands: given back by one, or left over."""
+        self.survivors: dict[str, set[str]] = {}
+        """By task: executions that were running when a supervisor died. Each is run alone until it has ended,
+        so that another death would tell which was running."""
         self._next_number = 1
 
     def set_pools(self, pools: Mapping[Pool, int]) -> None:
@@ -298,6 +307,21 @@ class Roster:
             for runner in self.runners.values()
             if runner.slot.pool == pool and runner.takes_work(now)
         }
+
+    def seconds_of(self, task: Task) -> float | None:
+        """Return how long a task's runs take; None, as if nobody knew, while survivors are run alone."""
+        return None if self.survivors.get(task.spec.name) else task.seconds
+
+    def note_survivor(self, held: Held) -> None:
+        """An execution that has lived through a supervisor's death is in our hands."""
+        self.survivors.setdefault(held.task.spec.name, set()).add(held.id)
+
+    def forget_survivor(self, held: Held) -> None:
+        """An execution has ended, or has begun and was released: if it was a survivor, it is none now."""
+        of_task = self.survivors.get(held.task.spec.name, set())
+        of_task.discard(held.id)
+        if not of_task:
+            self.survivors.pop(held.task.spec.name, None)
 
     def find(self, execution: str) -> tuple[Runner | None, Held] | None:
         """Return an execution in our hands, and its runner if it has one."""

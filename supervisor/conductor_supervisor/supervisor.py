@@ -11,7 +11,7 @@ import math
 import os
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -25,7 +25,8 @@ from conductor_protocol.errors import ConductorError, UsageError
 from conductor_protocol.manifest import Manifest, TaskSpec
 from conductor_protocol.messages import Report
 from conductor_protocol.units import Instant, counted, in_words
-from conductor_supervisor import control
+from conductor_supervisor import aftermath, control
+from conductor_supervisor.aftermath import Aftermath
 from conductor_supervisor.clock import Clock, clock_from_environment
 from conductor_supervisor.dispatcher import Dispatcher
 from conductor_supervisor.errors import StoreError, SupervisorError
@@ -92,12 +93,14 @@ def run(
         stack.enter_context(folder_lock(folder))
         stack.enter_context(database_lock(url))
         _begin_alone(folder)
+        left = aftermath.read(folder)
         known = _tasks(specs, zone, settings)
         try:
             database.migrate()
-            cron = _prepare(database, specs, zone, clock)
+            cron = _prepare(database, known, zone, clock, left)
         except SQLAlchemyError as error:
             raise StoreError(f"{database.url_for_people} cannot be used: {reason(error)}") from error
+        aftermath.sweep(folder)
         supervisor = Supervisor(settings, manifest, known, cron, database, folder, paths, clock, drain)
         supervisor.read_settings = read_settings or supervisor.read_settings
         return supervisor.run()
@@ -121,11 +124,16 @@ def _tasks(specs: Sequence[TaskSpec], zone: str, settings: Settings) -> dict[str
     }
 
 
-def _prepare(database: Database, specs: Sequence[TaskSpec], zone: str, clock: Clock) -> list[Schedule]:
+def _prepare(
+    database: Database, known: Mapping[str, Task], zone: str, clock: Clock, left: Aftermath
+) -> list[Schedule]:
     """Put the database in order: what the last supervisor left, what the code declares."""
     now = clock.now()
+    specs = [task.spec for task in known.values()]
     with database.writing() as connection:
-        recovered = attempts.recover(connection, now, {s.name: s.max_attempts for s in specs})
+        ended = aftermath.act_on_reports(connection, left.reports, known, now)
+        most = {spec.name: spec.max_attempts for spec in specs}
+        recovered = attempts.recover(connection, now, most, left.may_have_begun)
         executions.reopen_windows(connection)
         tasks.declare(connection, specs, now)
         schedules.declare(connection, specs, now)
@@ -145,6 +153,8 @@ def _prepare(database: Database, specs: Sequence[TaskSpec], zone: str, clock: Cl
             len(recovered.returned),
             len(recovered.charged),
         )
+    if ended:
+        log.info("%d executions had ended just before the last supervisor died", ended)
     if missed:
         log.info("cron firings that were missed and are made up for: %d", len(missed))
     return found

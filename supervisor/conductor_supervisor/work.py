@@ -99,6 +99,8 @@ class Work:
             self.end(held, endings.unbegun(held, self.clock.now()))
         else:
             held.task = task
+            if held.runs_alone:
+                self.roster.note_survivor(held)
             self.roster.waiting.append(held)
 
     def place(self) -> None:
@@ -117,7 +119,9 @@ class Work:
                 self.end(held, endings.unsendable(held, LARGEST_PAYLOAD, now))
             else:
                 place = places[held.task.pool].take(held)
-                if place is None:
+                if place is None and held.runs_alone:
+                    self.end(held, endings.unbegun(held, now))  # it must not be in our hands without running
+                elif place is None:
                     left.append(held)
                 else:
                     number, cost = place  # a fresh runner is full with one
@@ -200,6 +204,7 @@ class Work:
             return
         if ending.outcome is not None:
             self.outcomes[ending.outcome] += 1
+            self.roster.forget_survivor(held)
         if ending.outcome != "completed":
             self.notices.ended(held, ending)
         self._ended(held, ending)

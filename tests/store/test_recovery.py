@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 from store_moves import NOW, SECOND, ask, claim, end, ending, invoke, running, view
 
 from conductor_protocol.operations import CancelExecution
@@ -57,6 +58,35 @@ def test_deaths_count_only_in_a_row(database: Database) -> None:
     assert die(database).charged == []
     assert die(database).charged == []
     assert len(die(database).charged) == 1
+
+
+def test_what_had_not_begun_is_not_counted(database: Database) -> None:
+    """However often a supervisor dies with it in hand; it leaves no attempt behind."""
+    innocent, guilty = invoke(database, "t", "t")
+    for death in range(3):
+        claimed = {one.id: one for one in claim(database, "t")}
+        assert claimed[innocent].deaths == 0
+        assert claimed[guilty].deaths == death
+        begun = (guilty, claimed[guilty].claim)
+        with database.writing() as connection:
+            recovered = attempts.recover(connection, NOW, {"t": 2}, lambda held: held == begun)  # noqa: B023
+    assert recovered == Recovered(returned=[innocent], charged=[guilty], cancelled=[])
+    assert view(database, innocent).attempts == []
+    assert (view(database, innocent).state, view(database, innocent).attempt) == ("ready", 0)
+    assert [one.outcome for one in view(database, guilty).attempts] == ["lost", "lost", "crashed"]
+
+
+def test_a_death_before_it_began_does_not_break_the_row(database: Database) -> None:
+    """Neither at a death nor when it is given back: two deaths at which it ran, and a third, charge it."""
+    (execution,) = invoke(database, "t")
+    die(database)
+    claim(database, "t")
+    with database.writing() as connection:
+        attempts.recover(connection, NOW, {"t": 2}, lambda held: False)
+    released = ending(claim(database, "t")[0], "ready", "released")
+    end(database, msgspec.structs.replace(released, outcome=None))
+    assert die(database).charged == []
+    assert die(database).charged == [execution]
 
 
 def test_a_task_that_is_unknown_keeps_its_executions(database: Database) -> None:

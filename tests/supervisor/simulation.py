@@ -48,6 +48,7 @@ from conductor_protocol.operations import (
 from conductor_protocol.recorder import Reading
 from conductor_protocol.units import MICROSECONDS, Instant
 from conductor_supervisor import dispatcher, endings, intake, roster, staff, supervisor, watch, work, writes
+from conductor_supervisor.aftermath import Aftermath, Final, understood
 from conductor_supervisor.clock import Clock
 from conductor_supervisor.journal import Journal
 from conductor_supervisor.processes.spawn import Exit
@@ -159,6 +160,8 @@ class World:
         self.woken = False
         """Something waits for the supervisor's loop."""
         self.supervisor: SimulatedSupervisor | None = None
+        self.left = Aftermath()
+        """What the last supervisor's death has left in the runtime folder."""
         self.runners: list[SimulatedRunner] = []
         """Those whose process lives."""
         self.witness = Witness(self)
@@ -1045,8 +1048,8 @@ class Witness:
         self._facts: dict[Held, Fact] = {}
         self._in_doubt: dict[Held, int] = {}
         """Attempts that were in the hands of a runner whose page was damaged, with its death's number."""
-        self._lost: dict[Held, int] = {}
-        """Attempts that were running when the supervisor died, with the deaths in a row before."""
+        self._lost: dict[Held, str] = {}
+        """Attempts that were running when the supervisor died, with what is to be stored of them."""
         self._windows = {task.spec.name: task.windows for task in known_tasks().values()}
         self.invoked: set[str] = set()
         self.cancelled: set[str] = set()
@@ -1156,14 +1159,20 @@ class Witness:
 
     # The supervisor
 
-    def supervisor_died(self, connection: Connection) -> None:
+    def supervisor_died(self, connection: Connection, left: Aftermath) -> None:
         """The supervisor has died, and all runners with it."""
         for assignment in self._live.values():
             self._facts[_held(assignment)] = Fact("died")
         self._live.clear()
         rows = select(_e.id, _e.claim, _e.lost).where(_e.state == "running")
+        ended = {(report.execution, report.claim) for report in left.reports if isinstance(report, Final)}
         for execution, claim, lost in connection.execute(rows):
-            self._lost[execution, claim] = lost
+            held = (execution, claim)
+            if held in ended:
+                continue  # its report is acted upon
+            charged = lost >= attempts.DEATHS_ALLOWED
+            begun = left.may_have_begun(held)
+            self._lost[held] = ("crashed" if charged else "lost") if begun else "nothing"
 
     def stopped_cleanly(self, connection: Connection, supervisor: SimulatedSupervisor) -> None:
         """The supervisor has ended by itself."""
@@ -1230,7 +1239,7 @@ class Witness:
         if held in self._in_doubt:
             allowed |= {"crashed", "stopped", "released", "nothing"}
         if held in self._lost:
-            allowed |= {"crashed" if self._lost[held] >= attempts.DEATHS_ALLOWED else "lost"}
+            allowed |= {self._lost[held]}
         return allowed
 
     def _audit_charges(self, rows: dict[str, AnyRow], outcomes: dict[Held, str]) -> None:
@@ -1419,7 +1428,7 @@ def _move_into(world: World, patch: pytest.MonkeyPatch) -> None:
     ids = (f"{number:036d}" for number in count(1))
     patch.setattr(executions, "new_id", lambda: next(ids))
     patch.setattr(endings, "random", world.random)
-    patch.setattr(writes, "PAGE_BYTES", 16)  # two steps at once, so that most must be asked for
+    patch.setattr(writes, "PAGE_BYTES", 40)  # two steps at once, so that most must be asked for
     patch.setattr(supervisor, "Router", partial(SimulatedRouter, world))
     patch.setattr(supervisor, "PokeSocket", NoPokes)
     patch.setattr(supervisor, "Journal", partial(SimulatedJournal, world))
@@ -1430,7 +1439,7 @@ def _move_into(world: World, patch: pytest.MonkeyPatch) -> None:
 
 def _one_life(world: World) -> bool:
     """Start a supervisor and let it live; tell whether it has settled everything."""
-    cron = supervisor._prepare(world.database, list(SPECS.values()), "UTC", world.clock)
+    cron = supervisor._prepare(world.database, known_tasks(), "UTC", world.clock, world.left)
     manifest = Manifest(app="world:app", tasks=tuple(SPECS.values()))
     nowhere = Path("/nowhere")
     one = SimulatedSupervisor(
@@ -1443,10 +1452,12 @@ def _one_life(world: World) -> bool:
         world.note("the supervisor dies")
         world.supervisor = None
         one.die()
+        pages = [(runner.recorder.read(), runner.recorder.outbox()) for runner in world.runners]
+        world.left = understood([] if world.chance(0.3) else pages)  # or the folder is gone with the machine
         while world.runners:
             world.runners.pop().vanish()
         with world.database.reading() as connection:
-            world.witness.supervisor_died(connection)
+            world.witness.supervisor_died(connection, world.left)
         return False
     world.note("the supervisor has stopped")
     with world.database.reading() as connection:

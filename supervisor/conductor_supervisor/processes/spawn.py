@@ -30,6 +30,9 @@ from conductor_supervisor.processes.output import Listener, Output
 PEAK_UNIT = 1 if sys.platform == "darwin" else 1024
 """Bytes in a unit of ``ru_maxrss``: getrusage(2) of each system."""
 
+RECORDER_PREFIX = "runner-"
+"""How the names of flight recorders in the runtime folder begin; the runner's number follows."""
+
 
 class Exit(Struct, frozen=True):
     """How a child ended."""
@@ -55,7 +58,7 @@ class Ends:
         self.mark = f"{folder}:{number}"
         self._isolation: Isolation = isolation
         self._at_once = at_once
-        self._recorder_file = folder / f"runner-{number}"
+        self._recorder_file = folder / f"{RECORDER_PREFIX}{number}"
         places = at_once if isolation == "shared" else 0
         Recorder.create(self._recorder_file, places)
         self.recorder = RecorderReader(self._recorder_file, places)

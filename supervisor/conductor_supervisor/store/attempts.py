@@ -6,7 +6,7 @@ What matches no row is a late voice: it changes nothing and is handed back to th
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -152,7 +152,7 @@ _END = (
         state=bindparam("becomes"),
         supervisor=None,
         attempt=executions.c.attempt + bindparam("charge"),
-        lost=(executions.c.lost + 1) * bindparam("supervisor_died"),
+        lost=executions.c.lost * bindparam("deaths_stay") + bindparam("supervisor_died"),
         error=func.coalesce(bindparam("failure"), executions.c.error),
         due_at=func.coalesce(bindparam("due"), executions.c.due_at),
         waiting_for=bindparam("waits_for"),
@@ -189,6 +189,7 @@ def _ending(ending: Ending) -> dict[str, object]:
         "held": ending.claim,
         "becomes": ending.state,
         "charge": int(ending.charged),
+        "deaths_stay": int(ending.outcome in ("lost", None)),
         "supervisor_died": int(ending.outcome == "lost"),
         "failure": _json(_failure(ending)),
         "due": ending.due,
@@ -239,18 +240,29 @@ class Recovered(Struct, frozen=True):
     cancelled: list[str]
 
 
-def recover(connection: Connection, now: Instant, max_attempts: Mapping[str, int]) -> Recovered:
+def recover(
+    connection: Connection,
+    now: Instant,
+    max_attempts: Mapping[str, int],
+    may_have_begun: Callable[[tuple[str, int]], bool] = lambda held: True,  # noqa: ARG005
+) -> Recovered:
     """Take every running execution from supervisors that are dead, uncharged.
 
-    To be called while no supervisor lives. One that is running at three supervisor deaths in a row is
-    charged, so that it cannot take a machine down for ever.
+    To be called while no supervisor lives. One that was begun at three supervisor deaths in a row is charged,
+    so that it cannot take a machine down for ever. One that had not begun counts for nothing.
+
+    Where nobody can say which had begun, a death counts for all that were in hand. That charges no innocent
+    one all the same, for what has lived through a death is run alone from then on (``Claimed.deaths``): at
+    the third death it was the only one in its runner's hands.
 
     :param max_attempts: by task; a task that is missing here keeps its executions.
+    :param may_have_begun: tells of an (execution, claim) whether its handler may have been called.
     """
     recovered = Recovered([], [], [])
     endings = []
     for row in connection.execute(_ORPHANS):
-        ending = _orphan_ending(connection, row, now, max_attempts.get(row.task))
+        begun = may_have_begun((row.id, row.claim))
+        ending = _orphan_ending(connection, row, now, max_attempts.get(row.task), begun)
         endings.append(ending)
         if ending.charged:
             recovered.charged.append(row.id)
@@ -274,7 +286,9 @@ _ORPHANS = select(
 ).where(is_running)
 
 
-def _orphan_ending(connection: Connection, row: AnyRow, now: Instant, max_attempts: int | None) -> Ending:
+def _orphan_ending(
+    connection: Connection, row: AnyRow, now: Instant, max_attempts: int | None, begun: bool
+) -> Ending:
     lost = Ending(
         execution=row.id,
         claim=row.claim,
@@ -293,6 +307,8 @@ def _orphan_ending(connection: Connection, row: AnyRow, now: Instant, max_attemp
             reason=row.cancel_reason,
             expires=tasks.expiry(connection, row.id, "cancelled", now),
         )
+    if not begun:
+        return msgspec.structs.replace(lost, outcome=None, reason=None)
     if row.lost < DEATHS_ALLOWED:
         return lost
     last = max_attempts is not None and row.attempt + 1 >= max_attempts

@@ -279,6 +279,8 @@ class Claimed(Struct, frozen=True):
     payload: bytes
     suspect: bool = False
     """It may have brought a shared runner down."""
+    deaths: int = 0
+    """Deaths of supervisors in a row at which it was, or may have been, running."""
 
     @property
     def first_claim(self) -> bool:
@@ -303,8 +305,8 @@ def claim(
     ids = [row.id for row in candidates]
     rows = connection.execute(_CLAIM, {"ids": as_list(ids), "by": supervisor, "now": now})
     claimed = {
-        key: Claimed(key, claim, task, attempt, event, scheduled_for, payload.encode(), suspect == 1)
-        for key, claim, task, attempt, event, scheduled_for, payload, suspect in rows
+        key: Claimed(key, claim, task, attempt, event, scheduled_for, payload.encode(), suspect == 1, deaths)
+        for key, claim, task, attempt, event, scheduled_for, payload, suspect, deaths in rows
     }
     return [claimed[key] for key in ids]
 
@@ -342,6 +344,7 @@ _CLAIM = (
         executions.c.scheduled_for,
         executions.c.payload,
         executions.c.suspect,
+        executions.c.lost,
     )
 )
 
@@ -386,6 +389,30 @@ def live(connection: Connection, held: Sequence[tuple[str, int]]) -> set[tuple[s
 
 _LIVE = select(executions.c.id, executions.c.claim).where(one_of(executions.c.id, "ids"), is_running)
 is_held = and_(executions.c.id == bindparam("execution"), executions.c.claim == bindparam("held"), is_running)
+
+
+def claimed(connection: Connection, held: Sequence[tuple[str, int]]) -> list[Claimed]:
+    """Return what is still running under these very claims."""
+    wanted = set(held)
+    rows = connection.execute(_CLAIMED, {"ids": as_list([execution for execution, _ in held])})
+    return [
+        Claimed(key, claim, task, attempt, event, scheduled_for, payload.encode(), suspect == 1, deaths)
+        for key, claim, task, attempt, event, scheduled_for, payload, suspect, deaths in rows
+        if (key, claim) in wanted
+    ]
+
+
+_CLAIMED = select(
+    executions.c.id,
+    executions.c.claim,
+    executions.c.task,
+    executions.c.attempt,
+    executions.c.event,
+    executions.c.scheduled_for,
+    executions.c.payload,
+    executions.c.suspect,
+    executions.c.lost,
+).where(one_of(executions.c.id, "ids"), is_running)
 
 
 def set_progress(connection: Connection, progress: Sequence[tuple[str, int, ProgressView]]) -> None:
