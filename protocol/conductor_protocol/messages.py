@@ -289,6 +289,13 @@ class WindowClosed(Struct, frozen=True, tag=True, array_like=True):
     claim: int
 
 
+class WindowOpened(Struct, frozen=True, tag=True, array_like=True):
+    """The window of this execution is open again, and it has not been released: it goes on."""
+
+    execution: str
+    claim: int
+
+
 class Cancel(Struct, frozen=True, tag=True, array_like=True):
     """This execution is to stop, cancelled or over its time: its next ask will say so."""
 
@@ -329,5 +336,7 @@ FromRunner: TypeAlias = DataFromRunner | ControlFromRunner
 DataToRunner: TypeAlias = (
     Welcome | Assign | Verdict | StepAck | StepRefused | StepPage | Answered | Flushed | Stop
 )
-ControlToRunner: TypeAlias = Welcome | ShutdownIntent | WindowClosed | Cancel | Interrupt | Recall | Stop
+ControlToRunner: TypeAlias = (
+    Welcome | ShutdownIntent | WindowClosed | WindowOpened | Cancel | Interrupt | Recall | Stop
+)
 ToRunner: TypeAlias = DataToRunner | ControlToRunner

@@ -94,14 +94,13 @@ class Watch:
                     return
             elif (order := self._order_for(runner, held, now)) is not None:
                 self._work.interrupt(runner, held, order)
-            elif not held.task.windows.is_open(moment):
-                self._work.push_window(runner, held)
+            else:
+                self._work.push_window(runner, held, held.task.windows.is_open(moment))
 
     def _see_to_those_in_hand(self, runner: Runner, first: Held) -> None:
-        """Tell the first if its window has closed; recall the others if they should not wait or not begin."""
+        """Tell the first how its window is; recall the others if they should not wait or not begin."""
         moment = self._work.clock.now()
-        if not first.task.windows.is_open(moment):
-            self._work.push_window(runner, first)
+        self._work.push_window(runner, first, first.task.windows.is_open(moment))
         all_may_begin = all(_may_begin(held, moment) for held in runner.held.values())
         if not all_may_begin or runner.is_late(time.monotonic()):
             self._work.recall(runner)

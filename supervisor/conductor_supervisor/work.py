@@ -23,6 +23,7 @@ from conductor_protocol.messages import (
     ShutdownIntent,
     Stop,
     WindowClosed,
+    WindowOpened,
 )
 from conductor_protocol.operations import Failure
 from conductor_supervisor import endings, placing
@@ -160,11 +161,12 @@ class Work:
         """Tell a handler that its next ask will end the attempt."""
         self.router.send(runner.number, "control", Cancel(held.id, held.claim))
 
-    def push_window(self, runner: Runner, held: Held) -> None:
-        """Tell a handler that its window has closed."""
-        if not held.window_pushed:
-            held.window_pushed = True
-            self.router.send(runner.number, "control", WindowClosed(held.id, held.claim))
+    def push_window(self, runner: Runner, held: Held, is_open: bool) -> None:
+        """Tell a handler that its window has closed, or that it is open again; each once."""
+        if is_open == held.window_pushed:
+            held.window_pushed = not is_open
+            word = WindowOpened if is_open else WindowClosed
+            self.router.send(runner.number, "control", word(held.id, held.claim))
 
     def interrupt(self, runner: Runner, held: Held, order: StopOrder) -> None:
         """Have one handler of a shared runner end where it is."""

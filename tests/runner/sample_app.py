@@ -301,6 +301,18 @@ def waits_for_stop(event: Event, ctx: Context) -> str:
     return "saw it"
 
 
+@app.task
+def tells_of_stop(event: Event, ctx: Context) -> None:
+    """Note each change of ``ctx.should_stop``; ask once it has been true for half a second."""
+    told, since = None, time.monotonic()
+    while not (told and time.monotonic() - since > 0.5):
+        if ctx.should_stop != told:
+            told, since = ctx.should_stop, time.monotonic()
+            touch(str(told))
+        time.sleep(0.001)
+    ctx.checkpoint()
+
+
 # Concurrency
 
 

@@ -448,6 +448,28 @@ def test_should_stop_is_true_once_a_stop_is_pushed(start: StartRunner, push: str
     assert result_of(supervisor) == "saw it"
 
 
+def test_a_window_that_opens_again_takes_its_wish_back(start: StartRunner) -> None:
+    """What else wants the handler to stop stays: here a cancellation that came meanwhile."""
+    supervisor = start().welcome()
+    touched = supervisor.folder / "touched"
+    assignment = supervisor.assign("tells-of-stop")
+    held = (assignment.execution, assignment.claim)
+    told = ["False"]
+    supervisor.wait_for(lambda: touched.exists() and touched.read_text().split() == told)
+    for push, should_stop in (
+        (m.WindowClosed(*held), "True"),
+        (m.WindowOpened(*held), "False"),
+        (m.WindowClosed(*held), "True"),
+    ):
+        supervisor.say(push, channel="control")
+        told.append(should_stop)
+        supervisor.wait_for(lambda: touched.read_text().split() == told)
+    supervisor.say(m.Cancel(*held), m.WindowOpened(*held), channel="control")
+    supervisor.answer_ask("cancelled")
+    assert supervisor.hear(m.Released).word == "cancelled"
+    assert touched.read_text().split() == told
+
+
 def test_a_push_for_another_claim_does_not_stop(supervisor: FakeSupervisor) -> None:
     """Recorded steps go on replaying without asking."""
     first = supervisor.assignment("checkpoints", b"1")

@@ -12,6 +12,8 @@ import pytest
 
 from harness import Project, Supervisor
 
+pytestmark = pytest.mark.together
+
 STEPS = """
     @app.task(max_attempts=1)
     def steps(event, ctx):

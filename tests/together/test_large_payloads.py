@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import pytest
 from msgspec import Raw
 
 from conductor_protocol.codec import MAX_FRAME
 from conductor_protocol.operations import Invoked, InvokeMany, NewExecution
 from conductor_supervisor.door import Door
 from harness import Project
+
+pytestmark = pytest.mark.together
 
 
 def test_an_execution_that_cannot_be_sent_fails_and_kills_no_runner(project: Project) -> None:

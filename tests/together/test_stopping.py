@@ -254,3 +254,33 @@ def test_a_waiting_execution_is_cancelled_without_a_supervisor(project: Project)
     project.drain()
     assert project.view(execution).state == "cancelled"
     assert project.diary() == []
+
+
+def test_a_window_that_opens_again_lets_the_handler_go_on(project: Project) -> None:
+    """It had not asked while the window was closed: ``should_stop`` takes back what it said, each time."""
+    project.tasks(
+        """
+        @app.task(window=("10:00", "11:00"))
+        def polls(event, ctx):
+            for round in ("first", "second"):
+                while not ctx.should_stop:
+                    time.sleep(0.002)
+                note(f"{round} time closed")
+                while ctx.should_stop:
+                    time.sleep(0.002)
+                note(f"{round} time open again")
+            ctx.step("asks", note, "asked")
+        """
+    )
+    clock = project.clock()
+    clock.set(instant(datetime(2026, 1, 1, 10, 30, tzinfo=UTC)))
+    execution = project.invoke("polls")
+    project.start(runners=1)
+    project.until(lambda: project.view(execution).state == "running", "it runs")
+    for day, which in ((1, "first"), (2, "second")):
+        clock.set(instant(datetime(2026, 1, day, 11, 30, tzinfo=UTC)))
+        project.until_noted(f"{which} time closed")
+        clock.set(instant(datetime(2026, 1, day + 1, 10, 30, tzinfo=UTC)))
+        project.until_noted(f"{which} time open again")
+    assert project.until_state(execution, "completed").attempts[0].outcome == "completed"
+    assert project.diary()[-1] == "asked"

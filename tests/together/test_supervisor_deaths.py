@@ -10,6 +10,8 @@ import pytest
 from conductor_supervisor.runtime import find_runtime_folder
 from harness import Project
 
+pytestmark = pytest.mark.together
+
 SHORT = """
     @app.task(max_attempts=1)
     def short(event, ctx):

@@ -30,11 +30,13 @@ class Intents:
         self._shutdown = False
         self._stops: set[tuple[str, int]] = set()
         self._interrupts: set[tuple[str, int]] = set()
+        self._closed: set[tuple[str, int]] = set()
+        """Those whose window has closed."""
         self._wakers: set[Callable[[], object]] = set()
 
     def wanted(self, held: tuple[str, int]) -> bool:
         """Tell whether this execution, under this claim, is to stop."""
-        return self._shutdown or held in self._stops
+        return self._shutdown or held in self._stops or held in self._closed
 
     def shut_down(self) -> None:
         """Want every handler to stop."""
@@ -55,10 +57,20 @@ class Intents:
         """Tell whether this execution, under this claim, is to end, whatever it awaits."""
         return held in self._interrupts
 
+    def window_closed(self, held: tuple[str, int]) -> None:
+        """Want one execution to stop, unless its window opens before it does."""
+        self._closed.add(held)
+        self._wake()
+
+    def window_opened(self, held: tuple[str, int]) -> None:
+        """Want no longer what its window wanted of one execution."""
+        self._closed.discard(held)
+
     def forget(self, held: tuple[str, int]) -> None:
         """Forget an execution that has ended here."""
         self._stops.discard(held)
         self._interrupts.discard(held)
+        self._closed.discard(held)
 
     @contextmanager
     def waking(self, waker: Callable[[], object]) -> Iterator[None]:
@@ -139,7 +151,11 @@ class ControlThread:
                     self._heartbeat = message.heartbeat
                 case m.ShutdownIntent():
                     self._intents.shut_down()
-                case m.WindowClosed() | m.Cancel():
+                case m.WindowClosed():
+                    self._intents.window_closed((message.execution, message.claim))
+                case m.WindowOpened():
+                    self._intents.window_opened((message.execution, message.claim))
+                case m.Cancel():
                     self._intents.stop((message.execution, message.claim))
                 case m.Interrupt():
                     self._intents.interrupt((message.execution, message.claim))
