@@ -48,7 +48,7 @@ from conductor_protocol.operations import (
 from conductor_protocol.recorder import Reading
 from conductor_protocol.units import MICROSECONDS, Instant
 from conductor_supervisor import dispatcher, endings, intake, roster, staff, supervisor, watch, work, writes
-from conductor_supervisor.aftermath import Aftermath, Final, understood
+from conductor_supervisor.aftermath import Aftermath, understood
 from conductor_supervisor.clock import Clock
 from conductor_supervisor.journal import Journal
 from conductor_supervisor.processes.spawn import Exit
@@ -1165,11 +1165,15 @@ class Witness:
             self._facts[_held(assignment)] = Fact("died")
         self._live.clear()
         rows = select(_e.id, _e.claim, _e.lost).where(_e.state == "running")
-        ended = {(report.execution, report.claim) for report in left.reports if isinstance(report, Final)}
+        ended = {
+            (report.execution, report.claim)
+            for report in left.reports
+            if isinstance(report, m.Failed) or (isinstance(report, m.Finished) and report.result.isascii())
+        }
         for execution, claim, lost in connection.execute(rows):
             held = (execution, claim)
             if held in ended:
-                continue  # its report is acted upon
+                continue  # its report is acted upon; what could not be stored is run again
             charged = lost >= attempts.DEATHS_ALLOWED
             begun = left.may_have_begun(held)
             self._lost[held] = ("crashed" if charged else "lost") if begun else "nothing"
