@@ -253,7 +253,11 @@ class Staff:
         self._dismiss(runner for runner in self._roster.retiring() if runner.phase == "retiring")
 
     def dismiss_idle(self) -> None:
-        """Tell every runner with nothing in hand to end."""
+        """Tell every runner with nothing in hand to end. One that still imports cannot hear: it is killed."""
+        for runner in self._roster.runners.values():
+            if runner.phase == "starting" and not runner.stop_said:
+                runner.stop_said = True
+                self.kill(runner)
         self._dismiss(runner for runner in self._roster.runners.values() if runner.phase == "ready")
 
     def _dismiss(self, runners: Iterable[Runner]) -> None:
@@ -354,7 +358,7 @@ class Staff:
         retired = slot.runner is not runner
         if not retired:
             slot.runner = None
-        if runner.phase == "starting" and not retired:
+        if runner.phase == "starting" and not retired and not runner.stop_said:
             printed = _last_lines(runner.child.stderr.tail())
             self._start_later(slot, f"{exit_in_words(ended.returncode)} before it was ready{printed}")
         elif not in_order and not retired:

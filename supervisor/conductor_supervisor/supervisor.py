@@ -72,13 +72,14 @@ def run(
     *,
     drain: bool = False,
     read_settings: Callable[[], Settings] | None = None,
+    loop_begins: Callable[[], None] = lambda: None,
 ) -> int:
     """Run until told to stop, or with ``drain`` until nothing is due; return the exit status.
 
-    :param read_settings: reads the settings anew when the code is reloaded: what they say of tasks counts.
-
     :param manifest: what the app declares.
     :param paths: folders that runners put before the import path.
+    :param read_settings: reads the settings anew when the code is reloaded: what they say of tasks counts.
+    :param loop_begins: called once signals are heeded by the loop.
     :raises UsageError: if the settings or the database's name cannot be meant.
     :raises SupervisorError: if the database cannot be used, or another supervisor runs.
     """
@@ -103,7 +104,7 @@ def run(
         aftermath.sweep(folder)
         supervisor = Supervisor(settings, manifest, known, cron, database, folder, paths, clock, drain)
         supervisor.read_settings = read_settings or supervisor.read_settings
-        return supervisor.run()
+        return supervisor.run(loop_begins)
 
 
 def _begin_alone(folder: Path) -> None:
@@ -237,12 +238,13 @@ class Supervisor:
 
     # The life of a supervisor
 
-    def run(self) -> int:
+    def run(self, loop_begins: Callable[[], None]) -> int:
         """Work until told to stop and everything is settled; return the exit status."""
         with ExitStack() as stack:
             stack.callback(self._poke.close)
             stack.callback(self._router.close)
             wake = stack.enter_context(_signals_wake_us(self._heed_signal))
+            loop_begins()
             self._journal.start()
             stack.callback(self._close_journal)
             stack.callback(self._end_all_runners)

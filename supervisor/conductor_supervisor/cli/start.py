@@ -10,6 +10,7 @@ import click
 from conductor_protocol.errors import UsageError
 from conductor_supervisor.cli import logs
 from conductor_supervisor.cli.site import Site, located
+from conductor_supervisor.starting import stoppable
 
 NO_APP = (
     "no app is named. Write: conductor-supervisor start shop.tasks:app\n"
@@ -38,12 +39,20 @@ def start(site: Site, drain: bool) -> None:
     if site.settings.app is None:
         raise UsageError(NO_APP)
     paths = current_folder()
-    with description(site.settings.app, paths) as inquiry:
-        from conductor_supervisor.supervisor import run  # meanwhile, for it takes as long
+    status = 0
+    with stoppable() as loop_begins:
+        with description(site.settings.app, paths) as inquiry:
+            from conductor_supervisor.supervisor import run  # meanwhile, for it takes as long
 
-        manifest = inquiry.answer(site.settings.import_timeout)
-    for caution in cautions(site.settings, manifest, os.environ):
-        log.warning("%s", caution)
-    click.get_current_context().exit(
-        run(site.settings, manifest, paths, drain=drain, read_settings=site.read_settings)
-    )
+            manifest = inquiry.answer(site.settings.import_timeout)
+        for caution in cautions(site.settings, manifest, os.environ):
+            log.warning("%s", caution)
+        status = run(
+            site.settings,
+            manifest,
+            paths,
+            drain=drain,
+            read_settings=site.read_settings,
+            loop_begins=loop_begins,
+        )
+    click.get_current_context().exit(status)
