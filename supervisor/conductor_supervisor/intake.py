@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -36,6 +37,9 @@ LOOK_AGAIN = 1.0
 PUNCTUAL: Instant = 60 * MICROSECONDS
 """How late a firing may be noticed and still count as on time: the loop may have been busy."""
 
+MOST_REMEMBERED = 4000
+"""Firings of one schedule that are remembered: more than an hour of seconds."""
+
 MOST_AT_ONCE = 120
 """Firings of one schedule that can lie within that time: one a second, the second that repeats included."""
 
@@ -52,12 +56,25 @@ class Schedule:
     cron: Cron
     catch_up: CatchUp
     next_at: Instant
+    made: deque[Instant] = field(default_factory=lambda: deque(maxlen=MOST_REMEMBERED))
+    """The firings that were made last: a clock that goes back must not make them twice."""
 
-    def due(self, now: Instant) -> list[Instant]:
-        """Return the firings that are due; after a long sleep, those that are made up for."""
+    def take_due(self, now: Instant) -> list[Instant]:
+        """Return the firings that are due, and go on to the next; after a long sleep, those made up for."""
         if now - self.next_at > PUNCTUAL:
-            return self.cron.catch_up(self.catch_up, self.next_at - 1, now)
-        return self.cron.firings(self.next_at - 1, now, MOST_AT_ONCE)
+            found = self.cron.catch_up(self.catch_up, self.next_at - 1, now)
+        else:
+            found = self.cron.firings(self.next_at - 1, now, MOST_AT_ONCE)
+        due = [at for at in found if at not in self.made]
+        self.made.extend(due)
+        self.begin_at(now)
+        return due
+
+    def begin_at(self, now: Instant) -> None:
+        """Count the firings from this moment on, be it earlier than the last one."""
+        self.next_at = self.cron.next_firing(now - 1)
+        while self.next_at in self.made:
+            self.next_at = self.cron.next_firing(self.next_at)
 
     def firing(self, at: Instant) -> Firing:
         """Return the firing of that moment."""
@@ -84,6 +101,8 @@ class Intake:
         """Those that had nothing more to claim."""
         self._claiming: set[Queue] = set()
         self._looking = False
+        self._seen_at = work.clock.now()
+        """When we looked at the clock for firings last."""
         self._look_wanted = True
         self._look_again_at: float | None = None
         """Monotonic moment of the next look after one that failed, or after a claim that did."""
@@ -258,9 +277,11 @@ class Intake:
             return
         firings: list[Firing] = []
         for schedule in self._schedules:
+            if now < self._seen_at:  # the clock has gone back: what was next may be hours away
+                schedule.begin_at(now)
             if schedule.next_at <= now:
-                firings += map(schedule.firing, schedule.due(now))
-                schedule.next_at = schedule.cron.next_firing(now)
+                firings += map(schedule.firing, schedule.take_due(now))
+        self._seen_at = now
         if firings:
             self._journal.submit(Fire(firings, self._fired, self._fire_refused))
 
