@@ -183,7 +183,9 @@ class RecorderReader:
 
     def is_blank(self) -> bool:
         """Tell whether no runner has opened the page yet."""
-        return not any(os.pread(self._descriptor, PAGE_SIZE, len(_MAGIC)))
+        page = os.pread(self._descriptor, PAGE_SIZE, 0)
+        whole = len(page) == PAGE_SIZE and page.startswith(_MAGIC)
+        return whole and not any(page[len(_MAGIC) :])
 
     def read(self) -> Reading | None:
         """Return what was noted last, or None if the page cannot be trusted."""

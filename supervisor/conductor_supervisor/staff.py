@@ -300,8 +300,9 @@ class Staff:
         self._work.place()
 
     def kill_all(self, cause: str, reason: str) -> None:
-        """Kill every runner; what they run goes back uncharged."""
+        """Kill every runner; what they run goes back uncharged, unless the runner has died by itself."""
         self._killing = True
+        self.reap()
         for runner in self._roster.runners.values():
             first = runner.first()
             if first is not None and runner.stop_order is None:
@@ -358,10 +359,11 @@ class Staff:
         retired = slot.runner is not runner
         if not retired:
             slot.runner = None
-        if runner.phase == "starting" and not retired and not runner.stop_said:
+        unwanted = retired or (runner.phase == "starting" and runner.stop_said)
+        if runner.phase == "starting" and not unwanted:
             printed = _last_lines(runner.child.stderr.tail())
             self._start_later(slot, f"{exit_in_words(ended.returncode)} before it was ready{printed}")
-        elif not in_order and not retired:
+        elif not in_order and not unwanted:
             slot.restarts += 1
             if held_nothing:
                 log.warning("runner %d %s with nothing in hand", slot.number, exit_in_words(ended.returncode))

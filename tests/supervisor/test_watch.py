@@ -55,7 +55,8 @@ def look(at: Runner, staff: Recording, looks: int = 1) -> None:
     roster = Roster({})
     roster.runners[at.number] = at
     clock = SimpleNamespace(now=lambda: 0)
-    work = cast(Work, SimpleNamespace(roster=roster, clock=clock, recall=lambda _runner: None))
+    told = SimpleNamespace(roster=roster, clock=clock, recall=lambda _: None, push_window=lambda *_: None)
+    work = cast(Work, told)
     watch = Watch(work, cast(Staff, staff), Settings())
     for _ in range(looks):
         watch.look()

@@ -61,7 +61,7 @@ def test_an_execution_that_kills_the_supervisor_is_charged_at_the_third_death(
     found = project.view(poison)
     assert (found.state, found.attempt) == ("failed", 1)
     assert found.error is not None
-    assert found.error.message == "running at three supervisor deaths in a row"
+    assert found.error.message == "was running at three supervisor deaths in a row"
     assert {project.view(execution).state for execution in (*before, *after)} == {"completed"}
 
 

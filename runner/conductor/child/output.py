@@ -68,8 +68,8 @@ class Console:
         """Let out what it has printed, and mark its end."""
         self._speaking.set(None)
         for name, text, pipe in self._streams:
-            if getattr(sys, name) is not text:  # the handler has replaced it: closed or not is its own affair
-                with suppress(OSError, ValueError, AttributeError):
+            with suppress(OSError, ValueError, AttributeError):
+                if getattr(sys, name) is not text:  # the handler has replaced it: its state is its own affair
                     getattr(sys, name).flush()
             if pipe.speaker is speaker or pipe.waiting:
                 pipe.leave(speaker)
@@ -173,9 +173,9 @@ def _identity(descriptor: int) -> tuple[int, int] | None:
 
 def flush_output() -> None:
     """Pass on what user code has printed, as far as there is still a way."""
-    for stream in (sys.stdout, sys.stderr):
+    for name in ("stdout", "stderr"):
         try:
-            stream.flush()
+            getattr(sys, name).flush()
         except (OSError, ValueError, AttributeError):  # free where nothing is raised
             continue  # closed by a handler: the runner is worn
 
