@@ -39,6 +39,8 @@ def encode(value: object, what: str) -> bytes:
     :param what: the value in words, such as ``the result of step "fetch"``.
     :raises NotStorable: if it, or something in it, has no form in JSON.
     """
+    if value is None:
+        return b"null"
     try:
         encoded = _encoder.encode(value)
         _check_json(encoded)

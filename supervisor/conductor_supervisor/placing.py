@@ -45,12 +45,14 @@ class PlacesInTurn:
     def take(self, held: Held) -> tuple[int, float] | None:
         """See :class:`Places`."""
         cost = admission.expected(self._roster.seconds_of(held.task))
-        empty = {number: load for number, load in self._loads.items() if load == 0}
-        number = admission.choose(empty if held.runs_alone else self._loads, cost)
+        number = admission.choose(self._empty() if held.runs_alone else self._loads, cost)
         if number is None:
             return None
         self._loads[number] += cost
         return number, cost
+
+    def _empty(self) -> dict[int, float]:
+        return {number: load for number, load in self._loads.items() if load == 0}
 
 
 class PlacesAtOnce:

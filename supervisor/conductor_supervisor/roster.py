@@ -318,6 +318,8 @@ class Roster:
 
     def forget_survivor(self, held: Held) -> None:
         """An execution has ended, or has begun and was released: if it was a survivor, it is none now."""
+        if not self.survivors:  # as always, but after a death
+            return
         of_task = self.survivors.get(held.task.spec.name, set())
         of_task.discard(held.id)
         if not of_task:

@@ -62,7 +62,7 @@ class Session:
         console.begins(speaker)
         report = self._attempt(assignment, state)
         console.ends(speaker)  # what it has printed leaves before its report
-        worn = surroundings.put_back(assignment.task)
+        worn = surroundings.put_back(assignment.task, more=bool(self._data.work))
         if report is not None:
             self._data.report(report)
         self._recorder.idle()
