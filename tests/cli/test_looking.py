@@ -298,11 +298,12 @@ def test_tasks_lists_what_is_declared(workplace: Workplace) -> None:
     with workplace.database.writing() as connection:
         tasks.pause(connection, "queue", "slow", NOON)
     heading, night, resize = workplace.run("tasks").stdout.splitlines()
-    assert heading.split() == ["TASK", "QUEUE", "TRIGGERS", "WINDOW", "CONCURRENCY", "ATTEMPTS", "TIMEOUT"]
+    assert heading.split()[:4] == ["TASK", "QUEUE", "TRIGGERS", "WINDOW"]
+    assert heading.split()[4:] == ["CONCURRENCY", "ATTEMPTS", "TIMEOUT", "MEMORY", "ISOLATION"]
     assert re.split("  +", night) == [
-        "night", "slow", "cron", "02:00 to 04:00 mon Asia/Tokyo", "2", "3", "10m", "paused"
+        "night", "slow", "cron", "02:00 to 04:00 mon Asia/Tokyo", "2", "3", "10m", "runner", "paused"
     ]  # fmt: skip
-    assert re.split("  +", resize) == ["resize", "default", "invoke", "always", "3"]
+    assert re.split("  +", resize) == ["resize", "default", "invoke", "always", "3", "runner"]
     assert workplace.json("tasks")[0]["concurrency"] == 2
     assert workplace.json("tasks")[0]["paused"] is True
 

@@ -7,13 +7,18 @@ from datetime import datetime
 import click
 from msgspec import Struct
 
-from conductor_protocol.manifest import ScheduleSpec, TaskSpec, WindowSpec
-from conductor_protocol.units import Instant, in_words, moment
+from conductor_protocol.manifest import Isolation, ScheduleSpec, TaskSpec, WindowSpec
+from conductor_protocol.units import Instant, in_words, moment, size_in_words
 from conductor_supervisor.cli import render
 from conductor_supervisor.cli.site import Site, json_option, located
 
 NOTHING = (
     'no tasks: start a supervisor here, or name the app in conductor.toml, as in  app = "shop.tasks:app"'
+)
+
+HEADINGS = (
+    *("TASK", "QUEUE", "TRIGGERS", "WINDOW", "CONCURRENCY", "ATTEMPTS", "TIMEOUT", "MEMORY", "ISOLATION"),
+    "",
 )
 
 
@@ -29,6 +34,10 @@ class TaskView(Struct, frozen=True, kw_only=True):
     concurrency: int | None
     max_attempts: int
     timeout: float | None
+    memory: int | None
+    """Bytes."""
+    hang_after: float | None
+    isolation: Isolation
     keep_completed: float | None
     keep_failed: float | None
     paused: bool
@@ -48,7 +57,7 @@ def tasks(site: Site, as_json: bool) -> None:
         render.say(NOTHING)
     else:
         render.table(
-            ["TASK", "QUEUE", "TRIGGERS", "WINDOW", "CONCURRENCY", "ATTEMPTS", "TIMEOUT", ""],
+            HEADINGS,
             [
                 [
                     view.name,
@@ -58,6 +67,8 @@ def tasks(site: Site, as_json: bool) -> None:
                     str(view.concurrency or ""),
                     str(view.max_attempts),
                     in_words(view.timeout) if view.timeout is not None else "",
+                    size_in_words(view.memory) if view.memory is not None else "",
+                    view.isolation,
                     "paused" if view.paused else "",
                 ]
                 for view in views
@@ -84,6 +95,9 @@ def _task_view(spec: TaskSpec, paused: set[tuple[str, str]]) -> TaskView:
         concurrency=spec.concurrency,
         max_attempts=spec.max_attempts,
         timeout=spec.timeout,
+        memory=spec.memory,
+        hang_after=spec.hang_after,
+        isolation=spec.isolation,
         keep_completed=spec.keep_completed,
         keep_failed=spec.keep_failed,
         paused=("task", spec.name) in paused or ("queue", spec.queue) in paused,
