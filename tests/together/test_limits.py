@@ -278,20 +278,19 @@ def test_a_kill_by_the_kernel_for_want_of_memory_is_called_so(project: Project) 
         def greedy(event, ctx):
             ctx.step("take", len, b"x" * (event.payload << 20))
     """)
-    execution = project.invoke("greedy", 600)
     supervisor = project.start(runners=1)
+    project.until(supervisor.runners, "a runner has been started")
     group = CGROUP / f"conductor-test-{os.getpid()}"
     group.mkdir()
     try:
         (group / "memory.limit_in_bytes").write_text(str(200 << 20))
-        pids = [supervisor.process.pid]
-        project.until(lambda: "started" in supervisor.output(), "it has started")
-        pids += [child.pid for child in psutil.Process(pids[0]).children()]
-        for pid in pids:
-            (group / "cgroup.procs").write_text(str(pid))
+        for process in (psutil.Process(supervisor.process.pid), *supervisor.family()):
+            (group / "cgroup.procs").write_text(str(process.pid))
+        execution = project.invoke("greedy", 600)
         view = project.until_state(execution, "failed")
         assert supervisor.stop() == 0
     finally:
+        supervisor.kill()
         project.until(lambda: not (group / "cgroup.procs").read_text(), "the group is empty")
         group.rmdir()
     assert "was killed by the kernel, which was out of memory" in crash_of(view).cause
