@@ -11,9 +11,8 @@ import math
 import os
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -21,25 +20,24 @@ import uuid_utils
 import zmq
 from sqlalchemy.exc import SQLAlchemyError
 
-from conductor_protocol.errors import ConductorError, UsageError
-from conductor_protocol.manifest import Manifest, TaskSpec
+from conductor_protocol.manifest import Manifest
 from conductor_protocol.messages import Report
-from conductor_protocol.units import Instant, counted, in_words
+from conductor_protocol.units import counted, in_words
 from conductor_supervisor import aftermath, control
 from conductor_supervisor.aftermath import Aftermath
 from conductor_supervisor.clock import Clock, clock_from_environment
 from conductor_supervisor.dispatcher import Dispatcher
 from conductor_supervisor.errors import StoreError, SupervisorError
+from conductor_supervisor.generation import pools_of, schedules_of, tasks_of
 from conductor_supervisor.intake import Intake, Schedule
 from conductor_supervisor.journal import Journal
 from conductor_supervisor.overrides import effective
 from conductor_supervisor.overview import overview
 from conductor_supervisor.processes import leftovers
 from conductor_supervisor.processes.usage import Meter
-from conductor_supervisor.reload import Reload
-from conductor_supervisor.roster import Held, Pool, Roster, Runner, Task
+from conductor_supervisor.reload import Reloading
+from conductor_supervisor.roster import Held, Roster, Runner, Task
 from conductor_supervisor.router import Router
-from conductor_supervisor.rules.windows import Windows
 from conductor_supervisor.runtime import PokeSocket, database_lock, folder_lock, runtime_folder
 from conductor_supervisor.settings import Settings, database_url
 from conductor_supervisor.staff import Staff
@@ -50,7 +48,7 @@ from conductor_supervisor.store.schedules import Firing
 from conductor_supervisor.transcripts import Transcripts
 from conductor_supervisor.watch import Watch
 from conductor_supervisor.work import Work
-from conductor_supervisor.writes import Declare, KeepProgress
+from conductor_supervisor.writes import KeepProgress
 
 TICK_BUSY = 0.05
 TICK_IDLE = 0.25
@@ -95,7 +93,7 @@ def run(
         stack.enter_context(database_lock(url))
         _begin_alone(folder)
         left = aftermath.read(folder)
-        known = _tasks(specs, zone, settings)
+        known = tasks_of(specs, zone, settings)
         try:
             database.migrate()
             cron = _prepare(database, known, zone, clock, left)
@@ -103,7 +101,8 @@ def run(
             raise StoreError(f"{database.url_for_people} cannot be used: {reason(error)}") from error
         aftermath.sweep(folder)
         supervisor = Supervisor(settings, manifest, known, cron, database, folder, paths, clock, drain)
-        supervisor.read_settings = read_settings or supervisor.read_settings
+        if read_settings is not None:
+            supervisor.reloading.read_settings = read_settings
         return supervisor.run(loop_begins)
 
 
@@ -112,17 +111,6 @@ def _begin_alone(folder: Path) -> None:
     left = leftovers.end_those_of_the_last_supervisor(folder)
     if left:
         log.warning("processes of the last supervisor that were still alive and are killed: %d", left)
-
-
-def _tasks(specs: Sequence[TaskSpec], zone: str, settings: Settings) -> dict[str, Task]:
-    return {
-        spec.name: Task(
-            spec,
-            Windows(spec.windows, zone),
-            Pool(spec.queue if spec.queue in settings.queues else "default", spec.isolation),
-        )
-        for spec in specs
-    }
 
 
 def _prepare(
@@ -139,7 +127,7 @@ def _prepare(
         tasks.declare(connection, specs, now)
         schedules.declare(connection, specs, now)
         last = schedules.last_firings(connection)
-        found = _schedules(specs, zone, now)
+        found = schedules_of(specs, zone, now)
         missed: list[Firing] = [
             schedule.firing(at)
             for schedule in found
@@ -161,19 +149,6 @@ def _prepare(
     return found
 
 
-def _schedules(specs: Sequence[TaskSpec], zone: str, now: Instant) -> list[Schedule]:
-    declared = [(spec, schedule) for spec in specs for schedule in spec.schedules]
-    if not declared:
-        return []  # and croniter is not imported
-    from conductor_supervisor.rules.cron import Cron
-
-    return [
-        Schedule(spec.name, s.name, s.payload, cron, s.catch_up, cron.next_firing(now))
-        for spec, s in declared
-        for cron in [Cron(s.expression, s.tz or zone)]
-    ]
-
-
 class Supervisor:
     """Wires the rooms together and runs the loop."""
 
@@ -190,10 +165,6 @@ class Supervisor:
         drain: bool,
     ) -> None:
         self._settings = settings
-        self.read_settings: Callable[[], Settings] = lambda: settings
-        """Reads the settings again."""
-        self._manifest = manifest
-        self._paths = paths
         self._database = database
         self._clock = clock
         self._drain = drain
@@ -201,7 +172,7 @@ class Supervisor:
         me = str(uuid_utils.uuid7())
         self._router = Router(folder)
         self._poke = PokeSocket(folder)
-        self._roster = Roster(_pools(settings, known.values()), settings.slots)
+        self._roster = Roster(pools_of(settings, known.values()), settings.slots)
         self._journal = Journal(database, clock, changed=self._changed)
         self._work = Work(known, self._roster, self._router, self._journal, clock, ended=self._ended)
         self._intake = Intake(self._work, self._journal, me, cron)
@@ -216,6 +187,7 @@ class Supervisor:
             folder=folder,
             reported=self._reported,
         )
+        self.reloading = Reloading(self._work, self._intake, self._staff, settings, manifest, paths)
         self._watch = Watch(self._work, self._staff, settings)
         self._dispatcher = Dispatcher(
             self._work, self._intake, settings, joined=self._joined, worn=self._worn
@@ -223,10 +195,6 @@ class Supervisor:
         self._signals = 0
         """How many times we were told to stop."""
         self._signals_heeded = 0
-        self._reload_wanted = False
-        self._reload: Reload | None = None
-        self._reload_askers: list[bytes] = []
-        """Who waits to hear how it went."""
         self._child_died = True
         self._kill_at = float("inf")
         self._killed = False
@@ -248,10 +216,10 @@ class Supervisor:
             self._journal.start()
             stack.callback(self._close_journal)
             stack.callback(self._end_all_runners)
-            stack.callback(self._give_up_reload)
+            stack.callback(self.reloading.give_up)
             log.info(
                 "started: app %s, %s, %s, database %s",
-                self._manifest.app,
+                self.reloading.manifest.app,
                 counted(len(self._work.tasks), "task"),
                 counted(len(self._roster.slots), "runner"),
                 self._database.url_for_people,
@@ -293,8 +261,7 @@ class Supervisor:
                 self._staff.reap()
             if self._signals_heeded < self._signals:
                 self._shut_down()
-            if self._reload_wanted:
-                self._begin_reload()
+            self.reloading.begin_if_wanted()
             if time.monotonic() >= self._next_tick:
                 self._tick()
             self._intake.turn()
@@ -361,8 +328,7 @@ class Supervisor:
     def _answer_commands(self) -> None:
         for identity, request in self._router.requests():
             if isinstance(request, control.AskReload):
-                self._reload_wanted = True
-                self._reload_askers.append(identity)
+                self.reloading.want(identity)
             else:
                 self._router.answer(identity, self._carry_out(request))
 
@@ -373,7 +339,7 @@ class Supervisor:
         self._staff.fill()
         if not self._work.draining:
             self._staff.dismiss_retiring()
-            self._go_on_reloading()
+            self.reloading.go_on()
         self._watch.look()
         self._work.notices.look()
         if now >= self._progress_at:
@@ -433,7 +399,7 @@ class Supervisor:
         if number == signal.SIGCHLD:
             self._child_died = True
         elif number == signal.SIGHUP:
-            self._reload_wanted = True
+            self.reloading.want()
         else:
             self._signals += 1
 
@@ -448,7 +414,7 @@ class Supervisor:
             self._begin_shutdown(self._settings.shutdown_grace)
 
     def _begin_shutdown(self, grace: float) -> None:
-        self._give_up_reload()
+        self.reloading.give_up()
         log.info("shutting down: what runs has %s to reach its next checkpoint", in_words(grace))
         self._work.draining = True
         self._kill_at = time.monotonic() + grace
@@ -464,79 +430,6 @@ class Supervisor:
             self._killed = True
             self._staff.kill_all("the time to shut down was over", "shutdown")
 
-    # Reloading
-
-    def _begin_reload(self) -> None:
-        """Have the code described anew; what runs meanwhile is not disturbed."""
-        if self._reload is not None:
-            return  # the wish stays: when this one is over, the code may be newer still
-        self._reload_wanted = False
-        if self._work.draining:
-            self._answer_reload(control.Rejected("the supervisor is shutting down"))
-            return
-        log.info("reloading %s", self._manifest.app)
-        try:
-            self._reload = Reload(self._manifest.app, self._paths, self._settings.import_timeout)
-        except OSError as error:
-            self._keep_old_code(f"a process cannot be started: {error}")
-        else:
-            self._staff.spare(self._reload.pid)
-
-    def _go_on_reloading(self) -> None:
-        outcome = self._reload.outcome() if self._reload is not None else None
-        if outcome is None:
-            return
-        self._end_reload()
-        if isinstance(outcome, ConductorError):
-            self._keep_old_code(str(outcome))
-            return
-        try:
-            settings = self.read_settings()
-            if database_url(settings, outcome) != database_url(self._settings, self._manifest):
-                raise UsageError("it names another database; that needs a restart")
-            specs = effective(outcome, settings)
-        except ConductorError as error:
-            self._keep_old_code(str(error))
-            return
-        then = partial(self._take_over, outcome, specs, settings)
-        self._journal.submit(Declare(specs, then, self._keep_old_code))
-
-    def _take_over(self, manifest: Manifest, specs: Sequence[TaskSpec], settings: Settings) -> None:
-        """Run by the new code from here on, in new runners; the old ones finish what they run beside them."""
-        zone = settings.timezone or manifest.timezone
-        known = _tasks(specs, zone, self._settings)
-        self._manifest = manifest
-        self._roster.set_pools(_pools(self._settings, known.values()))
-        retiring = self._staff.retire_all()
-        self._work.adopt(known)
-        self._intake.adopt(_schedules(specs, zone, self._clock.now()))
-        self._staff.fill()
-        log.info(
-            "reloaded: %s; still at work with the old code: %s",
-            counted(len(known), "task"),
-            counted(retiring, "runner"),
-        )
-        self._answer_reload(control.Reloaded(len(known), retiring))
-
-    def _keep_old_code(self, why: str) -> None:
-        log.error("the new code is not taken over, the old goes on: %s", why)
-        self._answer_reload(control.Rejected(why))
-
-    def _answer_reload(self, reply: control.Reply) -> None:
-        while self._reload_askers:
-            self._router.answer(self._reload_askers.pop(), reply)
-
-    def _end_reload(self) -> None:
-        if self._reload is not None:
-            self._reload.close()
-            self._staff.unspare(self._reload.pid)
-            self._reload = None
-
-    def _give_up_reload(self) -> None:
-        if self._reload is not None:
-            self._end_reload()
-            self._answer_reload(control.Rejected("the supervisor is shutting down"))
-
     # Commands
 
     def _carry_out(self, request: control.AskStatus | control.AskStop) -> control.Reply:
@@ -549,7 +442,7 @@ class Supervisor:
         used = self._meter.itself()
         return control.Status(
             pid=os.getpid(),
-            app=self._manifest.app,
+            app=self.reloading.manifest.app,
             database=self._database.url_for_people,
             state="draining" if self._work.draining else "running",
             started=self._started,
@@ -558,14 +451,6 @@ class Supervisor:
             cpu_seconds=used.cpu_seconds,
             ended=sum(self._work.outcomes.values()),
         )
-
-
-def _pools(settings: Settings, tasks: Iterable[Task]) -> dict[Pool, int]:
-    """Return how many runners each pool has: every way of isolation that a queue's tasks want has its own."""
-    queues = {"default": settings.runners} | {name: queue.runners for name, queue in settings.queues.items()}
-    wanted = dict.fromkeys(task.pool for task in tasks)
-    idle = (Pool(queue) for queue in queues if queue not in {pool.queue for pool in wanted})
-    return {pool: queues[pool.queue] for pool in (*wanted, *idle)}
 
 
 @contextmanager

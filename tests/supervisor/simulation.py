@@ -50,6 +50,7 @@ from conductor_protocol.units import MICROSECONDS, Instant
 from conductor_supervisor import dispatcher, endings, intake, roster, staff, supervisor, watch, work, writes
 from conductor_supervisor.aftermath import Aftermath, understood
 from conductor_supervisor.clock import Clock
+from conductor_supervisor.generation import tasks_of
 from conductor_supervisor.journal import Journal
 from conductor_supervisor.processes.spawn import Exit
 from conductor_supervisor.roster import Task
@@ -1273,7 +1274,7 @@ def _hands(supervisor: SimulatedSupervisor) -> dict[int, list[Held]]:
 
 def known_tasks() -> dict[str, Task]:
     """Return the tasks as the supervisor knows them when it starts."""
-    return supervisor._tasks(list(SPECS.values()), "UTC", SETTINGS)
+    return tasks_of(list(SPECS.values()), "UTC", SETTINGS)
 
 
 # Clients, operators and mishaps

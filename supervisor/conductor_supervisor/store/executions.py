@@ -304,10 +304,7 @@ def claim(
         return []
     ids = [row.id for row in candidates]
     rows = connection.execute(_CLAIM, {"ids": as_list(ids), "by": supervisor, "now": now})
-    claimed = {
-        key: Claimed(key, claim, task, attempt, event, scheduled_for, payload.encode(), suspect == 1, deaths)
-        for key, claim, task, attempt, event, scheduled_for, payload, suspect, deaths in rows
-    }
+    claimed = {one.id: one for one in map(_as_claimed, rows)}
     return [claimed[key] for key in ids]
 
 
@@ -325,6 +322,17 @@ _CANDIDATES_BY_SUSPICION = {
 }
 _RUNNING_BY_TASK = select(executions.c.task, func.count()).where(is_running).group_by(executions.c.task)
 _TASKS_READY = _tasks_with(_ready)
+_CLAIMED_COLUMNS = (
+    executions.c.id,
+    executions.c.claim,
+    executions.c.task,
+    executions.c.attempt,
+    executions.c.event,
+    executions.c.scheduled_for,
+    executions.c.payload,
+    executions.c.suspect,
+    executions.c.lost,
+)
 _CLAIM = (
     update(executions)
     .where(one_of(executions.c.id, "ids"), _ready)
@@ -335,17 +343,7 @@ _CLAIM = (
         started_at=bindparam("now"),
         progress=None,
     )
-    .returning(
-        executions.c.id,
-        executions.c.claim,
-        executions.c.task,
-        executions.c.attempt,
-        executions.c.event,
-        executions.c.scheduled_for,
-        executions.c.payload,
-        executions.c.suspect,
-        executions.c.lost,
-    )
+    .returning(*_CLAIMED_COLUMNS)
 )
 
 
@@ -395,24 +393,15 @@ def claimed(connection: Connection, held: Sequence[tuple[str, int]]) -> list[Cla
     """Return what is still running under these very claims."""
     wanted = set(held)
     rows = connection.execute(_CLAIMED, {"ids": as_list([execution for execution, _ in held])})
-    return [
-        Claimed(key, claim, task, attempt, event, scheduled_for, payload.encode(), suspect == 1, deaths)
-        for key, claim, task, attempt, event, scheduled_for, payload, suspect, deaths in rows
-        if (key, claim) in wanted
-    ]
+    return [one for one in map(_as_claimed, rows) if (one.id, one.claim) in wanted]
 
 
-_CLAIMED = select(
-    executions.c.id,
-    executions.c.claim,
-    executions.c.task,
-    executions.c.attempt,
-    executions.c.event,
-    executions.c.scheduled_for,
-    executions.c.payload,
-    executions.c.suspect,
-    executions.c.lost,
-).where(one_of(executions.c.id, "ids"), is_running)
+def _as_claimed(row: AnyRow) -> Claimed:
+    key, claim, task, attempt, event, scheduled_for, payload, suspect, deaths = row
+    return Claimed(key, claim, task, attempt, event, scheduled_for, payload.encode(), suspect == 1, deaths)
+
+
+_CLAIMED = select(*_CLAIMED_COLUMNS).where(one_of(executions.c.id, "ids"), is_running)
 
 
 def set_progress(connection: Connection, progress: Sequence[tuple[str, int, ProgressView]]) -> None:
