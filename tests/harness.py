@@ -104,7 +104,7 @@ class Supervisor:
 
     def runners(self) -> list[psutil.Process]:
         """Return its runners' processes."""
-        return [child for child in self.family() if _command(child)[-2:] == ["conductor.child", "run"]]
+        return [child for child in self.family() if command(child)[-2:] == ["conductor.child", "run"]]
 
     def kill(self) -> None:
         """Kill it without warning."""
@@ -268,7 +268,8 @@ class Project:
         (self.folder / name).touch()
 
 
-def _command(process: psutil.Process) -> list[str]:
+def command(process: psutil.Process) -> list[str]:
+    """Return a process's command line; empty if it has ended."""
     try:
         return process.cmdline()
     except psutil.Error:  # it has just ended

@@ -117,7 +117,7 @@ class Dispatcher:
     def _hello(self, runner: Runner, hello: m.Hello) -> None:
         settings = self._settings
         welcome = m.Welcome(
-            settings.heartbeat,
+            self._heartbeat_for_runners(),
             settings.max_result,
             settings.end_grace,
             settings.recycle_executions,
@@ -126,6 +126,11 @@ class Dispatcher:
         self._work.router.send(runner.number, hello.channel, welcome)
         if runner.channels == {"data", "control"}:
             self._joined(runner)
+
+    def _heartbeat_for_runners(self) -> float:
+        """Return how often a runner is to be heard: often enough for the shortest ``hang_after``."""
+        limits = [task.spec.hang_after for task in self._work.tasks.values()]
+        return min([self._settings.heartbeat, *(limit / 4 for limit in limits if limit is not None)])
 
     # Requests
 
@@ -265,7 +270,7 @@ class Dispatcher:
         else:
             order, found = held.interruption.order, held.interruption.seen
         crash = CrashReport(
-            cause=f"was told to interrupt it: {order.cause}; {place(found)}",
+            cause=f"was interrupted: {order.cause}; {place(found)}",
             step=found.step,
             step_seconds=found.step_seconds,
             attempt_seconds=report.seconds,

@@ -88,6 +88,8 @@ class Nursery:
         self._born = born
         self._unborn = unborn
         self._template: Template | None = None
+        self.marks: set[str] = set()
+        """Of all templates so far."""
         self._ready = False
         self._since = 0.0
         """When the template was started, or became ready; monotonic."""
@@ -139,6 +141,7 @@ class Nursery:
             self._failed(f"cannot be started: {error}")
             return
         self._template = template
+        self.marks.add(template.child.mark)
         self._ready, self._killed_for = False, ""
         self._since = time.monotonic()
         self._sources.add(template)
@@ -281,6 +284,7 @@ class Nursery:
         for output in outputs:
             output.read_to_end()
         template.close()
+        self._leftovers.end(template.child.mark, self.our_children())
         self._template = None
         self._drop_births()
         if self._renewing:

@@ -34,13 +34,14 @@ log = logging.getLogger(__name__)
 class Description:
     """One attempt to read what the code declares now."""
 
-    def __init__(self, app: str, paths: Sequence[str], timeout: float) -> None:
+    def __init__(self, app: str, paths: Sequence[str], timeout: float, mark: str) -> None:
         """
         Start the child. Raises OSError if the system does not give a process.
 
         :param timeout: seconds that the app may take to import.
+        :param mark: by which what the child has started can be found.
         """
-        self._inquiry = description(app, paths)
+        self._inquiry = description(app, paths, mark)
         self.pid = self._inquiry.pid
         self._outcome: Manifest | ConductorError | None = None
         self._thread = threading.Thread(target=self._wait, args=(timeout,), name="reload", daemon=True)
@@ -109,7 +110,9 @@ class Reloading:
             return
         log.info("reloading %s", self.manifest.app)
         try:
-            self._description = Description(self.manifest.app, self._paths, self._settings.import_timeout)
+            self._description = Description(
+                self.manifest.app, self._paths, self._settings.import_timeout, self._staff.describing
+            )
         except OSError as error:
             self._keep_old_code(f"a process cannot be started: {error}")
         else:
@@ -173,4 +176,5 @@ class Reloading:
         if self._description is not None:
             self._description.close()
             self._staff.unspare(self._description.pid)
+            self._staff.end_leftovers_of_describing()
             self._description = None

@@ -254,14 +254,13 @@ class Roster:
 
     def __init__(self, pools: Mapping[Pool, int], at_once: int = 1) -> None:
         """
-        :param pools: how many runners each pool has.
+        :param pools: how many runners each pool has at work at most.
         :param at_once: how many executions a shared runner runs at once.
         """
         self.at_once = at_once
-        self.slots = [
-            Slot(number, pool)
-            for number, pool in enumerate((pool for pool, count in pools.items() for _ in range(count)), 1)
-        ]
+        self.slots: list[Slot] = []
+        self._at_work_at_most: dict[Pool, int] = {}
+        self.set_pools(pools)
         self.runners: dict[int, Runner] = {}
         self.waiting: list[Held] = []
         """Claimed, but in no runner's hands: given back by one, or left over."""
@@ -271,14 +270,20 @@ class Roster:
         self._next_number = 1
 
     def set_pools(self, pools: Mapping[Pool, int]) -> None:
-        """Have as many slots for each pool; those of other pools are no longer filled."""
+        """Have as many runners at work for each pool; the slots of other pools are no longer filled.
+
+        A fresh runner lives for one execution. So that the next need not wait until one is born, there are
+        twice as many, of which one half waits ready.
+        """
         slots = [slot for slot in self.slots if slot.pool in pools]
         number = max((slot.number for slot in self.slots), default=0)
         for pool, count in pools.items():
-            for _ in range(count - sum(slot.pool == pool for slot in slots)):
+            wanted = count * (2 if pool.isolation == "fresh" else 1)
+            for _ in range(wanted - sum(slot.pool == pool for slot in slots)):
                 number += 1
                 slots.append(Slot(number, pool))
         self.slots = slots
+        self._at_work_at_most = dict(pools)
 
     def retiring(self) -> list[Runner]:
         """Return the runners whose slot is another's, or nobody's."""
@@ -293,11 +298,16 @@ class Roster:
     def loads(self, pool: Pool) -> dict[int, float]:
         """Return the load of each runner of a pool that takes work, by its number."""
         now = time.monotonic()
-        return {
+        loads = {
             runner.number: runner.load
             for runner in self.runners.values()
             if runner.slot.pool == pool and runner.takes_work(now) and not runner.is_late(now)
         }
+        if pool.isolation != "fresh":
+            return loads
+        at_work = sum(bool(runner.held) for runner in self.runners.values() if runner.slot.pool == pool)
+        left = max(0, self._at_work_at_most.get(pool, 0) - at_work)
+        return dict(list(loads.items())[:left])
 
     def hands(self, pool: Pool) -> dict[int, Hands]:
         """Return what each runner of a shared pool that takes work holds, by its number."""

@@ -16,7 +16,7 @@ from typing import get_args
 
 from conductor_protocol.messages import Report, Stop
 from conductor_protocol.operations import CrashReport, Stream
-from conductor_protocol.units import in_words
+from conductor_protocol.units import counted, in_words
 from conductor_supervisor import endings
 from conductor_supervisor.nursery import Nursery
 from conductor_supervisor.processes.leftovers import Leftovers, adopt_orphans
@@ -76,6 +76,8 @@ class Staff:
         self._folder = folder
         self._reported = reported
         self._leftovers = Leftovers()
+        self.describing = f"{folder}:describe"
+        """The mark of a child that describes the app, and of what that starts."""
         self._out_of_memory = OutOfMemoryKills()
         self.outputs = Outputs()
         """The open ends of all that runners print to, and what their template says."""
@@ -243,7 +245,8 @@ class Staff:
                 runner.phase = "retiring"
                 self._work.recall(runner)
             runner.slot.runner = None
-            runner.slot.not_before = 0.0
+        for slot in self._roster.slots:
+            slot.not_before, slot.failures, slot.note = 0.0, 0, ""
         self._nursery.renew()
         self.dismiss_retiring()
         return sum(bool(runner.held) for runner in self._roster.retiring())
@@ -337,6 +340,10 @@ class Staff:
         self._nursery.reap()
         self.fill()
 
+    def end_leftovers_of_describing(self) -> None:
+        """End what an app's import has started, when its description is over."""
+        self._leftovers.end(self.describing, self._nursery.our_children())
+
     def spare(self, pid: int) -> None:
         """Leave a child alone that is no runner."""
         self._leftovers.spare(pid)
@@ -366,13 +373,14 @@ class Staff:
         elif not in_order and not unwanted:
             slot.restarts += 1
             if held_nothing:
-                log.warning("runner %d %s with nothing in hand", slot.number, exit_in_words(ended.returncode))
+                log.warning("runner %d %s", slot.number, _end_of_idle(runner, ended))
         runner.child.close()
 
     def _end_leftovers(self, runner: Runner) -> None:
         """End what a dead runner has started, before anyone runs its execution again."""
         runner.child.signal_group(signal.SIGKILL)
-        left = self._leftovers.end(runner.child.mark, self._nursery.our_children())
+        forked_by = self._nursery.marks if runner.slot.pool.isolation == "fresh" else frozenset()
+        left = self._leftovers.end(runner.child.mark, self._nursery.our_children(), forked_by)
         if left:
             log.warning("runner %d left processes behind, which are killed: %d", runner.slot.number, left)
 
@@ -386,7 +394,8 @@ class Staff:
             self._reported(runner, report)
         if found.running is not None:
             held = in_hand[found.running]
-            crash = self._crash_report(found, self._sentence(found, ended, kill), ended, found.running)
+            cause = self._sentence(found, ended, kill)
+            crash = self._crash_report(found, cause, ended, runner, found.running)
             runner.take_back(*found.running)
             self._end(held, runner.stop_order if kill is not None else None, crash)
         for held in list(runner.held.values()):
@@ -415,11 +424,11 @@ class Staff:
             runner.take_back(*key)
             if key in found.suspects:
                 cause = sentence_on_one_of(len(found.inside), seen, ended.returncode, kill)
-                crash = self._crash_report(seen, cause, ended, key)
+                crash = self._crash_report(seen, cause, ended, runner, key)
                 self._work.end(held, endings.suspected(held, crash, self._work.clock.now()))
             else:
                 cause = self._sentence(seen, ended, kill)
-                self._end(held, order, self._crash_report(seen, cause, ended, key))
+                self._end(held, order, self._crash_report(seen, cause, ended, runner, key))
         for held in list(runner.held.values()):
             runner.take_back(held.id, held.claim)
             self._work.give_back(held)
@@ -444,9 +453,13 @@ class Staff:
         no_memory = ended.returncode == -signal.SIGKILL and self._out_of_memory.happened()
         return sentence(found, ended.returncode, kill, no_memory=no_memory)
 
-    def _crash_report(self, found: Blame, cause: str, ended: Exit, held: tuple[str, int]) -> CrashReport:
+    def _crash_report(
+        self, found: Blame, cause: str, ended: Exit, runner: Runner, held: tuple[str, int]
+    ) -> CrashReport:
         stdout, stderr = (self._transcripts.tail(*held, stream) for stream in get_args(Stream))
         stderr, stacks = split_stacks(stderr)
+        if not stacks:  # where several ran, they are nobody's
+            _, stacks = split_stacks(runner.child.stderr.tail())
         signal_said = signal_name(ended.returncode)
         return CrashReport(
             cause=cause,
@@ -480,11 +493,17 @@ def _kill(order: StopOrder, held: Held | None) -> Kill:
     return Kill(f"for another execution's sake ({order.cause})", charged=False)
 
 
+def _end_of_idle(runner: Runner, ended: Exit) -> str:
+    how = f"{exit_in_words(ended.returncode)} with nothing in hand"
+    order = runner.stop_order
+    return how if order is None else f"{how}; it had been stopped for what it ran before: {order.cause}"
+
+
 def _log_death(runner: Runner, ended: Exit, found: Suspicion) -> None:
     """One line, however many were inside."""
     if not found.inside:
         return
-    what = f"{exit_in_words(ended.returncode)} with {len(found.inside)} executions in it"
+    what = f"{exit_in_words(ended.returncode)} with {counted(len(found.inside), 'execution')} in it"
     if runner.stop_order is not None:
         what += f", stopped: {runner.stop_order.cause}"
     if found.suspects:

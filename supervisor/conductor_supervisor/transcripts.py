@@ -14,11 +14,12 @@ from dataclasses import dataclass
 
 from conductor_protocol.marks import Speaker
 from conductor_protocol.operations import Stream
+from conductor_protocol.recorder import Reading
 from conductor_protocol.units import MICROSECONDS, Instant
 from conductor_supervisor.clock import Clock
 from conductor_supervisor.journal import Journal
 from conductor_supervisor.processes.output import KEPT
-from conductor_supervisor.roster import Roster
+from conductor_supervisor.roster import Roster, Runner
 from conductor_supervisor.store.output import Chunk
 from conductor_supervisor.writes import KeepOutput
 
@@ -218,7 +219,7 @@ class RunnerListener:
         runner = self._roster.runners.get(self._runner)
         if runner is None:
             return None
-        reading = runner.child.recorder.read()
+        reading = _only_reading(runner)
         if reading is None:
             held = runner.first()
         else:
@@ -236,6 +237,16 @@ class RunnerListener:
         """Pass a line on to the log."""
         whose = f" {speaker.execution[-SHORT_ID:]}" if speaker is not None else ""
         output_log.info("runner %d %s%s| %s", self._slot, stream, whose, line)
+
+
+def _only_reading(runner: Runner) -> Reading | None:
+    """Return what the recorder says of the one execution that runs; of several in a shared runner: idle."""
+    if not runner.shared:
+        return runner.child.recorder.read()
+    readings = runner.child.recorder.read_places()
+    if readings is None:
+        return None if len(runner.held) == 1 else Reading(phase="idle")
+    return readings[0] if len(readings) == 1 else Reading(phase="idle")
 
 
 class TemplateListener:

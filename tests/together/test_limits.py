@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from conductor_protocol.birth import STACKS_SIGNAL
 from conductor_protocol.operations import CrashReport, ExecutionView
 from harness import Project
 
@@ -352,3 +353,56 @@ def test_what_a_dead_supervisor_left_behind_is_ended_by_the_next(project: Projec
     project.drain()
     assert not psutil.pid_exists(left) or psutil.Process(left).status() == psutil.STATUS_ZOMBIE
     assert project.view(execution).result == "done"
+
+
+def test_being_asked_for_stacks_does_not_interrupt_what_a_task_waits_for(project: Project) -> None:
+    """C code such as ``sleep`` would return early, and its caller might take that for the end."""
+    project.tasks("""
+        @app.task
+        def waits(event, ctx):
+            note(f"pid {os.getpid()}")
+            return ctypes.CDLL(None).sleep(2)
+    """)
+    supervisor = project.start(runners=1)
+    execution = project.invoke("waits")
+    (line,) = project.until(project.diary, "the handler waits")
+    os.kill(int(line.split()[1]), STACKS_SIGNAL)
+    project.until(lambda: "in waits" in supervisor.output(), "its stacks are printed")
+    view = project.until_state(execution, "completed")
+    assert view.result == 0  # seconds left
+
+
+def test_a_hang_after_below_the_heartbeat_does_not_kill_what_is_well(project: Project) -> None:
+    """The runner is heard more often then."""
+    project.tasks("""
+        @app.task(hang_after="2s")
+        def well(event, ctx):
+            time.sleep(4)
+            return "done"
+    """)
+    project.config('heartbeat = "1h"')
+    execution = project.invoke("well")
+    project.drain(runners=1)
+    view = project.view(execution)
+    assert (view.result, view.attempt) == ("done", 0)
+
+
+def test_what_an_import_leaves_running_does_not_hold_up_the_start(project: Project) -> None:
+    """Though it holds the output; it is ended when the import is over."""
+    project.tasks("""
+        import subprocess
+        sleeper = [sys.executable, "-c", "import time; time.sleep(3600)"]
+        helper = subprocess.Popen(sleeper, start_new_session=True)
+        note(f"helper {helper.pid}")
+
+        @app.task
+        def job(event, ctx):
+            return "done"
+    """)
+    execution = project.invoke("job")
+    project.drain(runners=1)
+    assert project.view(execution).result == "done"
+    helpers = [int(line.split()[1]) for line in project.diary()]
+    assert len(helpers) == 2  # of the description, and of the runner
+    for pid in helpers:
+        project.until(lambda pid=pid: not psutil.pid_exists(pid), "the helper is ended")  # type: ignore[misc]

@@ -186,7 +186,7 @@ def test_a_deaf_handler_over_its_timeout_ends_alone(project: Project) -> None:
     (attempt,) = view.attempts
     assert attempt.outcome == "crashed"
     assert attempt.crash is not None
-    assert attempt.crash.cause.startswith("was told to interrupt it: over its timeout of 500 ms; in step")
+    assert attempt.crash.cause.startswith("was interrupted: over its timeout of 500 ms; in step")
     assert (attempt.crash.step, attempt.crash.signal) == ("endless", None)
     assert "await ctx.step" in attempt.crash.stacks
     project.let_go("go")
@@ -373,3 +373,21 @@ def test_shared_executions_are_released_at_their_windows_end(project: Project) -
     assert [(a.outcome, a.reason) for a in view.attempts] == [("stopped", "window")]
     assert (view.attempt, view.waiting_for) == (0, "window")
     assert supervisor.stop() == 0
+
+
+def test_a_shared_runner_that_dies_with_one_inside_leaves_stacks_and_last_words(project: Project) -> None:
+    """What native code wrote is the one's that ran."""
+    project.tasks("""
+        import subprocess
+
+        @app.task(isolation="shared", max_attempts=1)
+        async def dies(event, ctx):
+            subprocess.run([sys.executable, "-c", "print('from a child')"])
+            await ctx.step("fall", ctypes.string_at, 0)
+    """)
+    execution = project.invoke("dies")
+    project.drain(runners=1)
+    crash = project.view(execution).attempts[0].crash
+    assert crash is not None
+    assert "string_at" in crash.stacks
+    assert "from a child" in project.command("logs", execution).stdout

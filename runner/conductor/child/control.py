@@ -17,6 +17,7 @@ from typing import NoReturn
 import zmq
 
 from conductor_protocol import messages as m
+from conductor_protocol.birth import STACKS_SIGNAL
 from conductor_protocol.codec import pack, unpack_to_runner
 
 HEARTBEAT = 1.0
@@ -124,6 +125,7 @@ class ControlThread:
         os.close(self._finish_read)
 
     def _run(self) -> None:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {STACKS_SIGNAL})
         poller = zmq.Poller()
         for source in (self._socket, self._lifeline, self._finish_read):
             poller.register(source, zmq.POLLIN)

@@ -56,7 +56,7 @@ class Console:
         """Mark from now on whose output follows. A forked process calls this with a key of its own."""
         self.key = key
         for _, _, pipe in self._streams:
-            pipe.speaker = None
+            pipe.begin_anew()
 
     def begins(self, speaker: Speaker) -> None:
         """What is printed in this context from now on is this one's."""
@@ -100,6 +100,11 @@ class MarkedPipe(io.BufferedIOBase):
         """What has not left yet."""
         self._renew_lock()
         os.register_at_fork(after_in_child=self._renew_lock)
+
+    def begin_anew(self) -> None:
+        """Take the descriptor for ours as it is now: a forked process has had its own pipe put there."""
+        self._identity = _identity(self._descriptor)
+        self.speaker = None
 
     def _renew_lock(self) -> None:
         self._lock = threading.RLock()

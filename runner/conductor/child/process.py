@@ -176,6 +176,8 @@ def _prepare_output() -> None:
         faulthandler.enable(sys.stderr)
         # Written by the signal's handler in C: it needs no interpreter that still turns.
         faulthandler.register(STACKS_SIGNAL, sys.stderr, all_threads=True)
+        # The control thread alone takes it: in any other it would interrupt what user code waits for.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {STACKS_SIGNAL})
 
 
 def _prepare_logging() -> None:

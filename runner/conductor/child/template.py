@@ -21,6 +21,7 @@ from typing import BinaryIO
 from conductor.app import Conductor
 from conductor.child import forks
 from conductor.child.process import (
+    C,
     born,
     die_with_the_supervisor,
     end_quickly,
@@ -39,6 +40,9 @@ DESCRIPTORS = Path("/proc/self/fd")
 
 BARE = ctypes.PyDLL(None, use_errno=True)
 """The C library, to fork what only forks again: what Python and the app do after a fork, the runner does."""
+
+PR_SET_CHILD_SUBREAPER = 36
+"""prctl(2)."""
 
 MOST_NAMED = 5
 """Threads that are named in a message."""
@@ -221,6 +225,8 @@ def _be_a_runner(app: Conductor, ends: TheirEnds, supervisor: int) -> int:
     with suppress(PermissionError):
         os.setpgid(0, 0)
     _take_streams(ends)
+    # Orphans of what we start stay ours as long as we live; then the supervisor finds and ends them.
+    C.prctl(PR_SET_CHILD_SUBREAPER, 1)
     lifeline = os.fdopen(ends.birth, "rb")
     birth = told_at_birth(lifeline)
     # The birth is told only to a child of the supervisor's. Had it died since, it would not be our parent.

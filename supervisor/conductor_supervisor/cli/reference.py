@@ -70,7 +70,7 @@ Keys: {queue}.
 
 What is set here wins over the code. Keys: {task}.
 
-- `concurrency`, `timeout`: `false` removes the limit.
+- `concurrency`, `timeout`, `memory`, `hang_after`: `false` removes the limit.
 - `window`: `["20:00", "06:00"]`, or a table `{{start, end, tz, days, grace}}`, or a list of either; `false`
   is always open.
 - `keep_completed`, `keep_failed`: how long finished executions are kept; `false` is for ever, `true` not at

@@ -102,6 +102,8 @@ def replay(
         render.show_json(view)
     else:
         _say_after(view, traceback=not post_mortem)
+    for missed in [step for step in breakpoints if step not in (*account.answered, *account.ran)]:
+        render.remark(f'--break "{missed}": the handler never came to a step of this name')
     click.get_current_context().exit(_status(view))
 
 
@@ -168,7 +170,7 @@ def _view(run: LastRun, app: str, account: Account) -> ReplayView:
         task=told.task,
         attempt=told.attempt,
         ended="died",
-        answered=account.answered,
+        answered=len(account.answered),
         ran=account.ran,
     )
     if account.ending is None or account.returncode:

@@ -34,17 +34,21 @@ def start(site: Site, drain: bool) -> None:
     """
     from conductor_supervisor.cautions import cautions
     from conductor_supervisor.processes.describe import current_folder, description
+    from conductor_supervisor.processes.leftovers import Leftovers, adopt_orphans
 
     logs.set_up(site.settings.log_level)
     if site.settings.app is None:
         raise UsageError(NO_APP)
     paths = current_folder()
     status = 0
+    leftovers = Leftovers()
+    adopt_orphans()  # also those of the app's import, which are ended when it is over
     with stoppable() as loop_begins:
         with description(site.settings.app, paths) as inquiry:
             from conductor_supervisor.supervisor import run  # meanwhile, for it takes as long
 
             manifest = inquiry.answer(site.settings.import_timeout)
+        leftovers.end_orphans(())
         for caution in cautions(site.settings, manifest, os.environ):
             log.warning("%s", caution)
         status = run(

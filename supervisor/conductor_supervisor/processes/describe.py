@@ -14,6 +14,7 @@ from typing import Generic, Self, TypeVar
 import msgspec
 from msgspec import Struct
 
+from conductor_protocol.birth import MARK
 from conductor_protocol.errors import UsageError
 from conductor_protocol.manifest import Manifest
 from conductor_protocol.units import in_words
@@ -27,6 +28,8 @@ TIMEOUT = 60.0
 """Seconds that an app may take to import."""
 
 LAST_LINES = 15
+MOST_OUTPUT = 16 * 1024
+"""Bytes of the end of its output in which they are looked for."""
 
 A = TypeVar("A", bound=Struct)
 
@@ -52,23 +55,32 @@ class Inquiry(Generic[A]):
     its end is ended by leaving the ``with`` block.
     """
 
-    def __init__(self, app: str, question: Sequence[str], kind: type[A], told: bytes = b"") -> None:
+    def __init__(
+        self, app: str, question: Sequence[str], kind: type[A], told: bytes = b"", mark: str | None = None
+    ) -> None:
         """
         :param question: what ``python -m conductor.child`` is called with.
         :param kind: what the answer is read as.
         :param told: what the child reads on its stdin.
+        :param mark: by which what it has started can be found: see ``processes.leftovers``.
         """
         self._app = app
         self._kind = kind
         self._told = told
-        self._file = tempfile.TemporaryFile()  # noqa: SIM115  # closed in __exit__; a pipe would fill up
+        # Files, closed in __exit__. A pipe would fill up, and end only with what the import leaves behind.
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115
+        self._output = tempfile.TemporaryFile()  # noqa: SIM115
         self._child = subprocess.Popen(
             [sys.executable, "-P", "-m", "conductor.child", *question],
             stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
+            stdout=self._output,
             stderr=subprocess.STDOUT,
             pass_fds=(self._file.fileno(),),
-            env={**os.environ, DESCRIBE_FD: str(self._file.fileno())},
+            env={
+                **os.environ,
+                DESCRIBE_FD: str(self._file.fileno()),
+                **({} if mark is None else {MARK: mark}),
+            },
             process_group=0,
         )
 
@@ -81,6 +93,7 @@ class Inquiry(Generic[A]):
         self.end()
         self._child.__exit__(kind, error, trace)
         self._file.close()
+        self._output.close()
 
     @property
     def pid(self) -> int:
@@ -101,17 +114,22 @@ class Inquiry(Generic[A]):
         """
         child = self._child
         try:
-            output, _ = child.communicate(self._told, timeout)
+            child.communicate(self._told, timeout)
         except subprocess.TimeoutExpired as error:
             _kill_group(child)
-            output, _ = child.communicate()
+            child.wait()
             raise AppError(
-                f"app {self._app} did not finish importing within {in_words(timeout)}{_tail(output)}"
+                f"app {self._app} did not finish importing within {in_words(timeout)}{self._last_output()}"
             ) from error
-        _kill_group(child)  # what the import left running would keep the pipe open
-        return self._read(child.returncode, output)
+        _kill_group(child)  # what the import has left running
+        return self._read(child.returncode)
 
-    def _read(self, returncode: int, output: bytes) -> A:
+    def _last_output(self) -> str:
+        size = self._output.seek(0, os.SEEK_END)
+        self._output.seek(max(0, size - MOST_OUTPUT))
+        return _tail(self._output.read())
+
+    def _read(self, returncode: int) -> A:
         self._file.seek(0)
         text = self._file.read()
         try:
@@ -120,7 +138,7 @@ class Inquiry(Generic[A]):
                 return msgspec.json.decode(text, type=self._kind)
         except msgspec.MsgspecError as error:
             raise AppError(
-                f"app {self._app} {exit_in_words(returncode)} while it was imported{_tail(output)}"
+                f"app {self._app} {exit_in_words(returncode)} while it was imported{self._last_output()}"
             ) from error
         if problem.kind == "payload":
             raise PayloadMismatch(problem.message)
@@ -129,13 +147,14 @@ class Inquiry(Generic[A]):
         raise AppError("\n".join(part for part in (problem.message, problem.traceback.rstrip()) if part))
 
 
-def description(app: str, paths: Sequence[str]) -> Inquiry[Manifest]:
+def description(app: str, paths: Sequence[str], mark: str | None = None) -> Inquiry[Manifest]:
     """Begin to ask what an app declares.
 
     :param app: ``module:attribute`` or ``path/file.py:attribute``.
     :param paths: folders put before the import path.
+    :param mark: see :class:`Inquiry`.
     """
-    return Inquiry(app, ["describe", app, *paths], Manifest)
+    return Inquiry(app, ["describe", app, *paths], Manifest, mark=mark)
 
 
 def describe(app: str, paths: Sequence[str], timeout: float = TIMEOUT) -> Manifest:

@@ -44,7 +44,7 @@ class Account(Struct, kw_only=True):
     """None: the child died before the handler had ended."""
     began: float | None = None
     """When the handler was called; None: it never was."""
-    answered: int = 0
+    answered: list[str] = []
     """Steps answered from the record."""
     ran: list[str] = []
     """Steps that ran, in the order in which they began."""
@@ -116,7 +116,7 @@ def _account(notes: Iterable[Note], returncode: int, ended: float) -> Account:
             case Began(at):
                 account.began = at
             case StepAnswered():
-                account.answered += 1
+                account.answered.append(note.name)
             case StepBegan(name, at):
                 ran[name] = None
                 running[name] = at

@@ -76,12 +76,21 @@ class Leftovers:
         """Forget a child that has been waited for."""
         self._spared.discard(pid)
 
-    def end(self, wanted: str, ours: Collection[int]) -> int:
+    def end(self, wanted: str, ours: Collection[int], forked_by: Collection[str] = ()) -> int:
         """Kill what carries a dead runner's mark; return how many.
 
         :param ours: children that we have started.
+        :param forked_by: for a runner that a template has forked, the marks of templates: what it has forked
+            itself shows the mark with which the template was started. In a session of its own such a process
+            is no runner that has just been born; and a fresh runner that lives keeps the orphans of its own.
         """
-        return _end(lambda: [pid for pid in self._suspects(ours) if _mark_of(pid) == wanted])
+        own_session = os.getsid(0)
+
+        def is_left(pid: int) -> bool:
+            mark = _mark_of(pid)
+            return mark == wanted or (mark in forked_by and _session_of(pid) not in (None, own_session))
+
+        return _end(lambda: [pid for pid in self._suspects(ours) if is_left(pid)])
 
     def orphans(self, ours: Collection[int]) -> list[int]:
         """Return our children that we have not started: only a subreaper has any."""
@@ -120,6 +129,12 @@ def _end(find: Callable[[], Iterable[int]]) -> int:
                 os.kill(pid, signal.SIGKILL)
         ended |= found
     return len(ended)
+
+
+def _session_of(pid: int) -> int | None:
+    with suppress(OSError):
+        return os.getsid(pid)
+    return None
 
 
 def _mark_of(pid: int) -> str | None:
