@@ -485,7 +485,7 @@ class StrandRecorder(SimulatedRecorder):
 class NoLeftovers:
     """Simulated runners start nothing."""
 
-    def end(self, _wanted: str, _ours: object) -> int:
+    def end(self, _wanted: str, _ours: object, _forked_by: object = ()) -> int:
         """Find nobody."""
         return 0
 
