@@ -404,7 +404,7 @@ def test_every_line_of_a_fresh_execution_is_in_its_logs(project: Project) -> Non
             ctx.step("one", int)
             print("end", event.payload)
     """)
-    executions = project.invoke_many("says", list(range(12)))
+    executions = project.invoke_many("says", list(range(5)))
     project.drain()
     for number, execution in enumerate(executions):
         lines = json.loads(project.command("logs", execution, "--json").stdout)

@@ -32,7 +32,7 @@ def test_executions_that_never_began_are_not_charged_for_deaths(project: Project
     """Many are in a runner's hands whenever the supervisor is killed; not one attempt is charged."""
     project.tasks(SHORT)
     ids = project.invoke_many("short", [None] * 200)
-    for _ in range(8):
+    for _ in range(4):
         noted = len(project.diary())
         supervisor = project.start(runners=1)
         project.until(lambda: len(project.diary()) >= noted + 8, "some have begun")  # noqa: B023
