@@ -53,6 +53,8 @@ def test_a_kill_is_seen_once(tmp_path: Path, cgroup: str, file: str) -> None:
     events.write_text(LINE[events.name].format(3))
     assert kills.happened()
     assert not kills.happened()
+    (tmp_path / "vmstat").write_text("nr_free_pages 1\noom_kill 8\n")
+    assert not kills.happened()  # somebody else's
 
 
 def test_a_system_that_does_not_tell_has_killed_nobody(tmp_path: Path) -> None:

@@ -16,19 +16,33 @@ _COUNT = re.compile(r"^oom_kill (\d+)$", re.MULTILINE)
 
 
 class OutOfMemoryKills:
-    """Watches the kernel's count of its kills for want of memory."""
+    """Watches the kernel's count of its kills for want of memory.
+
+    That of our control group, where it has one; else that of the machine, which others may raise too.
+    """
 
     def __init__(self, proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> None:
-        self._sources = [path for path in _sources(proc, cgroups) if _count(path) is not None]
-        self._seen = self._counts()
+        self._proc = proc
+        self._cgroups = cgroups
+        self._seen: dict[Path, int] = {}
+        self.happened()
 
     def happened(self) -> bool:
         """Tell whether the kernel has killed anyone for want of memory since the last call."""
-        before, self._seen = self._seen, self._counts()
-        return self._seen > before
+        found = self._count_now()
+        if found is None:
+            return False
+        source, count = found
+        before, self._seen[source] = self._seen.get(source, 0), count
+        return count > before
 
-    def _counts(self) -> int:
-        return sum(_count(path) or 0 for path in self._sources)
+    def _count_now(self) -> tuple[Path, int] | None:
+        """Return the nearest count, and where it stands: whoever moves us to another group changes that."""
+        for source in _sources(self._proc, self._cgroups):
+            count = _count(source)
+            if count is not None:
+                return source, count
+        return None
 
 
 def _sources(proc: Path, cgroups: Path) -> Iterator[Path]:
