@@ -16,7 +16,7 @@ import socket
 import threading
 from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NoReturn
 
 from conductor.app import Conductor
 from conductor.child import forks
@@ -207,13 +207,19 @@ def _fork_again(pid_write: int) -> None:
     try:
         runner = os.fork()
     except BaseException as error:  # noqa: BLE001  # whatever it is, there must not be two of us
-        os.write(pid_write, str(error).encode())
-        os._exit(1)
+        _tell_and_end(pid_write, str(error), status=1)
     if runner != 0:
         with suppress(OSError):  # it has done so itself
             os.setpgid(runner, runner)
-        os.write(pid_write, str(runner).encode())
-        os._exit(0)
+        _tell_and_end(pid_write, str(runner), status=0)
+
+
+def _tell_and_end(pid_write: int, told: str, status: int) -> NoReturn:
+    """End the process in between, also if the template has died and nobody reads what it tells."""
+    try:
+        os.write(pid_write, told.encode())
+    finally:
+        os._exit(status)
 
 
 # In the runner
