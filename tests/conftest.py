@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
+from conductor_supervisor.store.database import Database
 from harness import Project
+from postgresql import PostgresServer
 
 # A slow machine is no failure: no test measures time.
 settings.register_profile("conductor", deadline=None)
@@ -20,3 +23,32 @@ def project(tmp_path: Path) -> Iterator[Project]:
     """A folder of its own with a database, in which supervisors can be started; none outlives the test."""
     with Project(tmp_path) as project:
         yield project
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """A PostgreSQL server, started once for each process of the test run."""
+    with PostgresServer(fsync="off", full_page_writes="off", synchronous_commit="off") as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgres_template(postgres: PostgresServer) -> str:
+    """The name of a migrated database without rows, made once and copied for each test."""
+    postgres.execute("CREATE DATABASE template")
+    database = Database.open(postgres.url("template"))
+    database.migrate()
+    database.close()
+    return "template"
+
+
+@pytest.fixture
+def postgres_url(postgres: PostgresServer, postgres_template: str) -> Iterator[str]:
+    """The URL of a migrated PostgreSQL database without rows."""
+    name = f"test_{next(_numbers)}"
+    postgres.execute(f"CREATE DATABASE {name} TEMPLATE {postgres_template} STRATEGY file_copy")
+    yield postgres.url(name)
+    postgres.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+_numbers = count()

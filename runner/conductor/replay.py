@@ -105,6 +105,8 @@ class Replay:
                 f"ctx.step: expected a name that can be written as UTF-8, got {name!r}; "
                 "half a surrogate pair is no text"
             ) from error
+        if "\0" in name:
+            raise UsageError(f"ctx.step: expected a name without zero characters, got {name!r}")
         with self._lock:
             if name in self._names:
                 raise DuplicateStep(

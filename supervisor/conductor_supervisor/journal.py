@@ -20,9 +20,11 @@ from contextlib import suppress
 from functools import partial
 from queue import Empty, SimpleQueue
 
+from sqlalchemy import Connection
+
 from conductor_supervisor.clock import Clock
 from conductor_supervisor.errors import StoreError
-from conductor_supervisor.store.database import Database, is_damaged, is_transient
+from conductor_supervisor.store.database import Database, Undecided, is_damaged, is_transient
 from conductor_supervisor.writes import Effect, Write, apply
 
 LOOK_INTERVAL = 0.2
@@ -163,16 +165,22 @@ class Journal:
         self._database.check_in_place()
 
     def _commit(self, group: list[Write]) -> list[Effect]:
-        """Commit a group, however long the database is away; return its effects.
+        """Commit a group once, however long the database is away; return its effects.
 
         :raises StoreError: if it is damaged, or not the one that was opened any more: nobody may hear then
             that anything is committed.
         """
         make: Callable[[list[Write]], list[Effect]] = self._make_together
+        undecided: Undecided[list[Effect]] | None = None
         while True:
             try:
-                effects = make(group)
-                break
+                effects = make(group) if undecided is None else self._effects_if_committed(undecided)
+                if effects is not None:
+                    break
+                undecided = None
+            except Undecided as broken:
+                undecided = broken
+                self._wait_for_return(broken.cause, len(group))
             except Exception as error:
                 if is_damaged(error):
                     raise StoreError(_damage(self._database, error)) from error
@@ -187,6 +195,12 @@ class Journal:
         self._database.check_in_place()
         self._note_back()
         return [*effects, partial(self._settle, len(group))]
+
+    def _effects_if_committed(self, undecided: Undecided[list[Effect]]) -> list[Effect] | None:
+        """Return the effects of a group whose commit broke, if it was committed all the same."""
+        while (committed := self._database.has_committed(undecided.transaction)) is None:
+            self._wait_for_return(undecided.cause, 1)
+        return undecided.result if committed else None
 
     def _wait_for_return(self, error: Exception, writes: int) -> None:
         delay = REPEAT_DELAYS[min(self._tries, len(REPEAT_DELAYS) - 1)]
@@ -208,23 +222,23 @@ class Journal:
             self._tries = 0
 
     def _make_together(self, group: list[Write]) -> list[Effect]:
-        with self._database.writing() as connection:
-            return apply(connection, group, self._clock.now())
+        return self._database.transact(lambda connection: apply(connection, group, self._clock.now()))
 
     def _make_each(self, group: list[Write]) -> list[Effect]:
         """Make the writes of a group of which some is bad: each under a savepoint of its own."""
-        effects: list[Effect] = []
-        with self._database.writing() as connection:
-            for write in group:
-                try:
-                    with connection.begin_nested():
-                        effects += apply(connection, [write], self._clock.now())
-                except Exception as error:
-                    if is_transient(error) or is_damaged(error):
-                        raise
-                    log.exception("a write of kind %s was refused", type(write).__name__)
-                    effects.append(partial(write.refused, _first_line(error)))
-        return effects
+        return self._database.transact(
+            lambda connection: [effect for write in group for effect in self._make_alone(connection, write)]
+        )
+
+    def _make_alone(self, connection: Connection, write: Write) -> list[Effect]:
+        try:
+            with connection.begin_nested():
+                return apply(connection, [write], self._clock.now())
+        except Exception as error:
+            if is_transient(error) or is_damaged(error):
+                raise
+            log.exception("a write of kind %s was refused", type(write).__name__)
+            return [partial(write.refused, _first_line(error))]
 
     def _settle(self, count: int) -> None:
         self.pending -= count
@@ -240,8 +254,8 @@ class Journal:
 
 def _damage(database: Database, error: Exception) -> str:
     return (
-        f"the database {database.url_for_people} is damaged: {_first_line(error)}. Look at it with: "
-        "sqlite3 FILE 'PRAGMA integrity_check', restore it from a backup, and start again"
+        f"the database {database.url_for_people} is damaged: {_first_line(error)}. "
+        f"{database.advice_if_damaged()}"
     )
 
 

@@ -13,6 +13,7 @@ import os
 import socket
 import stat
 import sys
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -20,7 +21,7 @@ from typing import Self
 
 from conductor_protocol.errors import UsageError
 from conductor_supervisor.errors import AlreadyRunning, SupervisorError
-from conductor_supervisor.store.location import locate
+from conductor_supervisor.store.location import SqliteLocation, locate
 
 POKE = "poke"
 """Name of the datagram socket in the runtime folder: a word on it means "look into the database"."""
@@ -158,10 +159,15 @@ def folder_lock(folder: Path) -> Lock:
     return Lock(folder / LOCK)
 
 
-def database_lock(url: str) -> Lock:
-    """Return the lock beside a SQLite database: it holds whatever runtime folder the other one uses."""
-    path = locate(url).path
-    return Lock(path.with_name(f"{path.name}-lock"))
+def database_lock(url: str) -> AbstractContextManager[object]:
+    """Return the lock beside a SQLite database: it holds whatever runtime folder the other one uses.
+
+    PostgreSQL may have several supervisors: nothing is locked there.
+    """
+    location = locate(url)
+    if not isinstance(location, SqliteLocation):
+        return contextlib.nullcontext()
+    return Lock(location.path.with_name(f"{location.path.name}-lock"))
 
 
 def poke(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""What the store's tests share. A second kind of database becomes one more parameter of ``database_url``."""
+"""What the store's tests share: they all run on both kinds of database."""
 
 from __future__ import annotations
 
@@ -21,11 +21,17 @@ def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture(params=["sqlite"])
-def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+@pytest.fixture
+def sqlite_url(sqlite_template: Path, tmp_path: Path) -> str:
+    """The URL of a migrated SQLite database without rows."""
+    return f"sqlite:///{shutil.copy(sqlite_template, tmp_path / 'conductor.db')}"
+
+
+@pytest.fixture(params=["sqlite_url", "postgres_url"], ids=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest) -> str:
     """The URL of a migrated database without rows."""
-    template: Path = request.getfixturevalue("sqlite_template")
-    return f"sqlite:///{shutil.copy(template, tmp_path / 'conductor.db')}"
+    url: str = request.getfixturevalue(request.param)
+    return url
 
 
 @pytest.fixture

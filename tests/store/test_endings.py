@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import msgspec
 import pytest
 from hypothesis import given
@@ -20,6 +22,7 @@ from conductor_protocol.operations import (
 from conductor_protocol.units import moment
 from conductor_supervisor.store import executions, steps, tasks
 from conductor_supervisor.store.database import Database
+from conductor_supervisor.store.dialect import sql
 
 CRASH = CrashReport(cause="died of SIGSEGV between steps", signal="SIGSEGV", stderr="oh\n")
 
@@ -45,10 +48,10 @@ RESULTS = st.recursive(
 
 @given(results=st.lists(RESULTS, min_size=1, max_size=5))
 def test_results_survive_the_way_into_the_database(
-    sqlite_template_database: Database, results: list[object]
+    long_lived_database: Database, results: list[object]
 ) -> None:
     """Any JSON whatever: NUL, quotes, every plane of Unicode, integers of any size."""
-    database = sqlite_template_database
+    database = long_lived_database
     invoke(database, *["t"] * len(results))
     claimed = claim(database, "t")
     texts = [msgspec.json.encode(result) for result in results]
@@ -56,18 +59,22 @@ def test_results_survive_the_way_into_the_database(
     assert late == []
     with database.reading() as connection:
         stored = [
-            connection.exec_driver_sql(
-                "SELECT result FROM conductor_executions WHERE id = ?", (one.id,)
-            ).scalar_one()
+            connection.scalar(sql("SELECT result FROM conductor_executions WHERE id = :id"), {"id": one.id})
             for one in claimed
         ]
-    assert [text.encode() for text in stored] == texts
+    assert [str(text).encode() for text in stored] == texts
 
 
-@pytest.fixture(scope="module")
-def sqlite_template_database(tmp_path_factory: pytest.TempPathFactory) -> object:
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def long_lived_database(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Database]:
     """One database for all examples of a property."""
-    database = Database.open(f"sqlite:///{tmp_path_factory.mktemp('property')}/a.db")
+    if request.param == "sqlite":
+        url = f"sqlite:///{tmp_path_factory.mktemp('property')}/a.db"
+    else:
+        url = request.getfixturevalue("postgres").url() + "?schema=property"
+    database = Database.open(url)
     database.migrate()
     yield database
     database.close()
@@ -290,5 +297,5 @@ def test_what_has_expired_is_removed_with_all_that_belongs_to_it(database: Datab
     with database.writing() as connection:
         assert executions.remove_expired(connection, NOW + 99 * SECOND) == 1
         for table, left in (("executions", 1), ("steps", 1), ("attempts", 0)):
-            count = connection.exec_driver_sql(f"SELECT count(*) FROM conductor_{table}").scalar_one()
+            count = connection.scalar(sql(f"SELECT count(*) FROM conductor_{table}"))
             assert (table, count) == (table, left)

@@ -30,12 +30,12 @@ def test_everything_asked_is_kept(database: Database) -> None:
         payload=Raw('{"name": "Zoë", "n": 123456789012345678901234567890}'.encode()),
         metadata=Raw(b'{"tenant": 7}'),
         priority=-5,
-        dedupe_key="k\0ey",
+        dedupe_key="k ö'ey",
     )
     found = view(database, execution)
     assert found.payload == {"name": "Zoë", "n": 123456789012345678901234567890}
     assert found.metadata == {"tenant": 7}
-    assert (found.task, found.state, found.priority, found.dedupe_key) == ("resize", "ready", -5, "k\0ey")
+    assert (found.task, found.state, found.priority, found.dedupe_key) == ("resize", "ready", -5, "k ö'ey")
     assert (found.created, found.due, found.attempt) == (moment(NOW), moment(NOW), 0)
 
 

@@ -17,6 +17,12 @@ from conductor_supervisor.store.database import Database
 from conductor_supervisor.store.executions import Wanted
 
 
+@pytest.fixture
+def database_url(sqlite_url: str) -> str:
+    """Only SQLite's."""
+    return sqlite_url
+
+
 def _migrate(url: str) -> bool:
     database = Database.open(url)
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import pytest
 from sqlalchemy import event
 from store_moves import NOW, ask, chunk, claim, end, ending, invoke, step
 
@@ -12,6 +13,12 @@ from conductor_protocol.operations import CancelExecution, ListExecutions, Retry
 from conductor_supervisor.store import attempts, executions, output, steps, tasks
 from conductor_supervisor.store.database import Database
 from conductor_supervisor.store.executions import Wanted
+
+
+@pytest.fixture
+def database_url(sqlite_url: str) -> str:
+    """Only SQLite's."""
+    return sqlite_url
 
 
 @contextmanager

@@ -103,7 +103,7 @@ def _packages(name: str, _site: Site) -> Finding:
 
 
 def _sqlite(name: str, _site: Site) -> Finding:
-    from conductor_supervisor.store.database import OLDEST_SQLITE
+    from conductor_supervisor.store.sqlite import OLDEST_SQLITE
 
     if sqlite3.sqlite_version_info < OLDEST_SQLITE:
         wanted = ".".join(map(str, OLDEST_SQLITE))
@@ -144,8 +144,6 @@ def _app(name: str, site: Site) -> Finding:
 
 
 def _database(name: str, site: Site) -> Finding:
-    from conductor_supervisor.store.database import check_writable
-
     where = site.database_for_people
     try:
         if not site.has_database():
@@ -161,7 +159,7 @@ def _database(name: str, site: Site) -> Finding:
         return Finding(
             name, "warning", f"{where} has the tables of an older version", "the next start updates them"
         )
-    check_writable(site.url)
+    site.database.check_writable()
     return Finding(name, "ok", f"{where} can be written, and has the newest schema")
 
 
@@ -177,7 +175,12 @@ def _clients(name: str, site: Site) -> Finding:
 
 
 def _space(name: str, site: Site) -> Finding:
-    folder = site.database_path.parent
+    from conductor_supervisor.store.location import SqliteLocation, locate
+
+    location = locate(site.url)
+    if not isinstance(location, SqliteLocation):
+        return Finding(name, "ok", "the database's server sees to it")
+    folder = location.path.parent
     if not folder.is_dir():
         raise StoreError(f"the folder {folder} does not exist; make it first: mkdir -p {folder}")
     free = shutil.disk_usage(folder).free

@@ -134,16 +134,9 @@ class Site:
         if self.has_database():
             return False
         render.remark(
-            f"no database yet at {self.database_path}; start a supervisor or invoke something first"
+            f"no database yet at {self.database_for_people}; start a supervisor or invoke something first"
         )
         return True
-
-    @property
-    def database_path(self) -> Path:
-        """The database's file, be it there or not."""
-        from conductor_supervisor.store.location import locate
-
-        return locate(self.url).path
 
     @property
     def database_for_people(self) -> str:

@@ -5,6 +5,8 @@ Nothing here decides; it moves rows, and tells the caller which rows could not b
 
 ``location``    what a database URL means
 ``database``    opens it; transactions, migrations, what is worth repeating
+``sqlite``      one file for one supervisor
+``postgresql``  one server for many
 ``dialect``     the SQL that databases write differently
 ``schema``      every table, with the constraints that make impossible rows impossible
 ``executions``  the moves of an execution, from insert to removal

@@ -138,13 +138,18 @@ class _Standing(NamedTuple):
     cancel_reason: str | None
 
 
-_STANDING = select(
-    executions.c.id,
-    executions.c.claim,
-    executions.c.attempt,
-    executions.c.cancel_requested_at,
-    executions.c.cancel_reason,
-).where(one_of(executions.c.id, "ids"), is_running)
+_STANDING = (
+    select(
+        executions.c.id,
+        executions.c.claim,
+        executions.c.attempt,
+        executions.c.cancel_requested_at,
+        executions.c.cancel_reason,
+    )
+    .where(one_of(executions.c.id, "ids"), is_running)
+    .order_by(executions.c.id)
+    .with_for_update()
+)
 _END = (
     update(executions)
     .where(is_held)

@@ -1,91 +1,67 @@
-"""Opens the database: transactions, migrations, and which errors are worth repeating.
+"""A database, of whatever kind: transactions, migrations, and which errors are worth repeating.
 
-SQLite: WAL, so readers and the writer do not wait for each other; ``synchronous=FULL``, so what was
-acknowledged survives a power cut; a writing transaction takes the lock when it begins, so it never fails
-halfway because somebody else wrote first.
+What differs between the kinds is in ``sqlite`` and ``postgresql``, and in the SQL of ``dialect``. Neither
+driver is imported before a database of its kind is opened.
 """
 
 from __future__ import annotations
 
-import os
 import sqlite3
-import threading
-import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
-from urllib.parse import quote
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import Generic, TypeVar
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, insert, inspect, select
+from sqlalchemy import Connection, Engine, insert, inspect, select
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from conductor_supervisor.errors import ForeignDatabase, NoDatabase, OutdatedDatabase, StoreError
 from conductor_supervisor.store import schema
-from conductor_supervisor.store.location import Location, locate
+from conductor_supervisor.store.location import Location, SqliteLocation, locate
 
-BUSY_TIMEOUT = 30.0
-"""Seconds to wait for another process that is writing."""
-
-OLDEST_SQLITE = (3, 35)
-"""The first version with RETURNING."""
-
-_BEGIN = "conductor_begin"
-"""Execution option of a connection: the statement that begins its transactions."""
-
-_TRANSIENT = frozenset(
-    {
-        sqlite3.SQLITE_BUSY,
-        sqlite3.SQLITE_LOCKED,
-        sqlite3.SQLITE_FULL,
-        sqlite3.SQLITE_IOERR,
-        sqlite3.SQLITE_CANTOPEN,
-        sqlite3.SQLITE_READONLY,
-    }
-)
-_DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
-_PRIMARY_CODE = 0xFF
-"""The lower byte of an SQLite error code is the kind of error; the rest is detail."""
+R = TypeVar("R")
 
 
-class Database:
+@dataclass
+class Undecided(Exception, Generic[R]):
+    """The connection broke while a transaction was being committed: it may have been, or not."""
+
+    transaction: str
+    """What :meth:`Database.has_committed` wants to know."""
+    result: R
+    """What the transaction's work returned."""
+    cause: DBAPIError
+
+
+class Database(ABC):
     """An open database. Safe to use from several threads; not across a fork."""
+
+    shared: bool
+    """Whether several supervisors may work on it at once."""
 
     def __init__(self, location: Location, engine: Engine) -> None:
         self._location = location
         self._engine = engine
-        self._writer: Connection | None = None
-        self._writing = threading.RLock()
-        self._data_version: object = None
-        self._file: tuple[int, int] | None = None
-        """Device and inode of the file that is open."""
 
-    @classmethod
-    def open(cls, url: str) -> Database:
-        """Open a database, or make an empty one where there is none.
+    @staticmethod
+    def open(url: str) -> Database:
+        """Open a database; SQLite's is made where there is none.
 
         :raises UsageError: if the URL cannot be meant.
         :raises StoreError: if the database cannot be used; the message says why and what to do.
         """
         location = locate(url)
-        _check_reachable(location)
-        engine = create_engine(
-            URL.create("sqlite", database=str(location.path)),
-            # The driver would begin transactions by rules of its own; here each one is begun in _begin.
-            connect_args={"isolation_level": None, "timeout": BUSY_TIMEOUT},
-        )
-        event.listen(engine, "connect", _set_up_connection)
-        event.listen(engine, "begin", _begin)
-        database = cls(location, engine)
-        try:
-            with database.reading() as connection:
-                connection.exec_driver_sql("PRAGMA schema_version")
-        except DBAPIError as error:
-            database.close()
-            raise StoreError(f"{database.url_for_people} cannot be used: {reason(error)}") from error
-        database._file = _file_at(location)
-        return database
+        if isinstance(location, SqliteLocation):
+            from conductor_supervisor.store.sqlite import SqliteDatabase
 
-    @classmethod
-    def look(cls, url: str) -> Database:
+            return SqliteDatabase.opened(location)
+        from conductor_supervisor.store.postgresql import PostgresDatabase
+
+        return PostgresDatabase.opened(location)
+
+    @staticmethod
+    def look(url: str) -> Database:
         """Open a database that is there, to read what Conductor keeps in it. Nothing is made or changed.
 
         :raises UsageError: if the URL cannot be meant.
@@ -95,21 +71,17 @@ class Database:
         :raises StoreError: if it cannot be used, or was made by a newer version.
         """
         location = locate(url)
-        if not location.path.exists():
-            raise NoDatabase(
-                f"there is no database at {location.path} yet; start a supervisor or invoke something first, "
-                "or name the right one with --database"
-            )
-        _check_reachable(location)
-        engine = create_engine(
-            URL.create("sqlite", database=_uri(location), query={"mode": "rw", "uri": "true"}),
-            connect_args={"isolation_level": None, "timeout": BUSY_TIMEOUT},
-        )
-        event.listen(engine, "connect", _forbid_writing)
-        event.listen(engine, "begin", _begin)
-        database = cls(location, engine)
+        database: Database
+        if isinstance(location, SqliteLocation):
+            from conductor_supervisor.store.sqlite import SqliteDatabase
+
+            database = SqliteDatabase.for_looking(location)
+        else:
+            from conductor_supervisor.store.postgresql import PostgresDatabase
+
+            database = PostgresDatabase.opened(location)
         try:
-            database._check_schema()
+            database.check_schema()
         except SQLAlchemyError as error:
             database.close()
             raise StoreError(f"{database.url_for_people} cannot be used: {reason(error)}") from error
@@ -118,33 +90,16 @@ class Database:
             raise
         return database
 
-    def _check_schema(self) -> None:
-        with self.reading() as connection:
-            found = _revision(connection)
-        if found is None:
-            raise ForeignDatabase(
-                f"{self.url_for_people} has no tables of Conductor's; name the right database with "
-                "--database, or, if it is to be shared, make them: conductor-supervisor migrate"
-            )
-        if found != schema.HEAD:
-            self._refuse_newer(found)
-            raise OutdatedDatabase(
-                f"{self.url_for_people} was made by an older version of Conductor; "
-                "bring it up to date: conductor-supervisor migrate"
-            )
-
     @property
     def url_for_people(self) -> str:
         """The URL without credentials."""
         return self._location.for_people
 
-    @contextmanager
-    def writing(self) -> Iterator[Connection]:
-        """A transaction that may write. One at a time: others, in whatever process, wait for its end."""
-        with self._writing:
-            connection = self._writer_connection()
-            with connection.begin():
-                yield connection
+    # Transactions
+
+    @abstractmethod
+    def writing(self) -> AbstractContextManager[Connection]:
+        """A transaction that may write."""
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
@@ -152,34 +107,48 @@ class Database:
         with self._engine.begin() as connection:
             yield connection
 
+    @abstractmethod
+    def transact(self, work: Callable[[Connection], R]) -> R:
+        """Do some work in one transaction, on a connection kept for this; return what it returned.
+
+        Nothing is committed if this raises, but for one case.
+
+        :raises Undecided: if nobody can know yet whether it was committed.
+        """
+
+    @abstractmethod
+    def has_committed(self, transaction: str) -> bool | None:
+        """Tell whether an undecided transaction was committed; None: that is not decided yet, ask again.
+
+        :raises DBAPIError: while the database is away.
+        """
+
+    @abstractmethod
     def changed_elsewhere(self) -> bool:
-        """Tell whether anyone else has committed something since the last call. True at the first call."""
-        with self._writing:
-            # Asked of the driver, as SQLAlchemy would begin a transaction, and so take the write lock.
-            with closing(self._writer_connection().connection.cursor()) as cursor:
-                cursor.execute("PRAGMA data_version")
-                version = cursor.fetchone()
-            before, self._data_version = self._data_version, version
-            return before != version
+        """Tell whether anyone else may have committed something since the last call. True at the first."""
 
     def is_in_place(self) -> bool:
-        """Tell whether the file that is open still has its name.
+        """Tell whether what is open can still be found under its name."""
+        return True
 
-        One that was deleted or replaced goes on taking writes, which nobody will ever read.
-        """
-        return self._file == _file_at(self._location)
-
-    def check_in_place(self) -> None:
+    def check_in_place(self) -> None:  # noqa: B027 - only a file can be replaced
         """To be called after a commit, before anybody hears of it.
 
-        :raises StoreError: if the file that is open has been deleted or replaced.
+        :raises StoreError: if what is open cannot be found under its name any more.
         """
-        if not self.is_in_place():
-            raise StoreError(
-                f"the database file {self._location.path} was deleted or replaced while it was in use; what "
-                "was written since then is lost. Put the right file back, or let a new one be made, and "
-                "start again"
-            )
+
+    @abstractmethod
+    def advice_if_damaged(self) -> str:
+        """Return what an operator can do about a damaged database."""
+
+    @abstractmethod
+    def check_writable(self) -> None:
+        """Make sure that it can be written: nothing is changed.
+
+        :raises StoreError: if it cannot.
+        """
+
+    # The schema
 
     def migrate(self) -> bool:
         """Bring the schema up to date. Any number of processes may do so at once. True if there was need.
@@ -187,10 +156,10 @@ class Database:
         :raises StoreError: if the schema is newer than this code.
         """
         with self.reading() as connection:
-            if _revision(connection) == schema.HEAD:
+            if self._revision(connection) == schema.HEAD:
                 return False
-        with self.writing() as connection:
-            found = _revision(connection)
+        with self._migrating() as connection:
+            found = self._revision(connection)
             if found == schema.HEAD:
                 return False
             if found is None:
@@ -198,6 +167,41 @@ class Database:
             else:
                 self._update(connection, found)
         return True
+
+    def _migrating(self) -> AbstractContextManager[Connection]:
+        """A transaction that may change the schema; one at a time, whatever process asks."""
+        return self.writing()
+
+    @abstractmethod
+    def _no_tables(self) -> NoDatabase | ForeignDatabase:
+        """Return what is to be said of a database without tables of Conductor's."""
+
+    def check_schema(self) -> None:
+        """Make sure that the newest schema is there, and change nothing.
+
+        :raises NoDatabase: if there are no tables in a schema of our own.
+        :raises ForeignDatabase: if there are none beside those of another application.
+        :raises OutdatedDatabase: if they are those of an older version.
+        :raises StoreError: if they are those of a newer one.
+        """
+        with self.reading() as connection:
+            found = self._revision(connection)
+        if found is None:
+            raise self._no_tables()
+        if found != schema.HEAD:
+            self._refuse_newer(found)
+            raise OutdatedDatabase(
+                f"{self.url_for_people} was made by an older version of Conductor; "
+                "bring it up to date: conductor-supervisor migrate"
+            )
+
+    def _revision(self, connection: Connection) -> str | None:
+        if not inspect(connection).has_table(schema.VERSION_TABLE, schema=self._schema):
+            return None
+        return connection.scalar(select(schema.version.c.version_num))
+
+    _schema: str | None = None
+    """The database's schema that the tables are in; None: there is only one."""
 
     def _update(self, connection: Connection, found: str) -> None:
         from conductor_supervisor.store import migrations
@@ -217,125 +221,50 @@ class Database:
 
     def close(self) -> None:
         """Close every connection."""
-        with self._writing:
-            if self._writer is not None:
-                self._writer.close()
-                self._writer = None
-            self._engine.dispose()
-
-    def _writer_connection(self) -> Connection:
-        if self._writer is None:
-            self._writer = self._engine.connect().execution_options(**{_BEGIN: "BEGIN IMMEDIATE"})
-        return self._writer
-
-
-def check_writable(url: str) -> None:
-    """Take the write lock of a database that is there, and let go of it: nothing is changed.
-
-    :raises StoreError: if it cannot be written.
-    """
-    location = locate(url)
-    _check_reachable(location)
-    try:
-        with closing(sqlite3.connect(f"{_uri(location)}?mode=rw", BUSY_TIMEOUT, uri=True)) as driver:
-            driver.execute("BEGIN IMMEDIATE")
-            driver.rollback()
-    except sqlite3.Error as error:
-        raise StoreError(f"{location.for_people} cannot be written: {error}") from error
+        self._engine.dispose()
 
 
 def is_transient(error: Exception) -> bool:
     """Tell whether a failed transaction is worth repeating: the cause (a lock, a full disk) may go away."""
-    return _kind_of(error) in _TRANSIENT
+    told = _told_by_driver(error)
+    if isinstance(told, sqlite3.Error):
+        from conductor_supervisor.store import sqlite
+
+        return sqlite.is_transient(told)
+    if _is_of_psycopg(told):
+        from conductor_supervisor.store import postgresql
+
+        return postgresql.is_transient(told)
+    return False
 
 
 def is_damaged(error: Exception) -> bool:
-    """Tell whether the database's file is not what it should be: nothing that is written to it counts."""
-    return _kind_of(error) in _DAMAGED
+    """Tell whether the database is not what it should be: nothing that is written to it counts."""
+    told = _told_by_driver(error)
+    if isinstance(told, sqlite3.Error):
+        from conductor_supervisor.store import sqlite
 
+        return sqlite.is_damaged(told)
+    if _is_of_psycopg(told):
+        from conductor_supervisor.store import postgresql
 
-def _kind_of(error: Exception) -> int | None:
-    """Return the kind of an error of SQLite, be it the driver's own or wrapped by SQLAlchemy."""
-    told = error.orig if isinstance(error, DBAPIError) else error
-    code: int | None = getattr(told, "sqlite_errorcode", None)
-    return None if code is None else code & _PRIMARY_CODE
+        return postgresql.is_damaged(told)
+    return False
 
 
 def reason(error: SQLAlchemyError) -> str:
     """Return what the database said, in its own words and without the statement."""
-    return str(error.orig) if isinstance(error, DBAPIError) else str(error)
+    return str(error.orig).strip() if isinstance(error, DBAPIError) else str(error)
 
 
-def _file_at(location: Location) -> tuple[int, int] | None:
-    """Return device and inode of a database's file; None if there is none."""
-    try:
-        found = location.path.stat()
-    except OSError:  # gone, or so far away that nobody can tell
-        return None
-    return found.st_dev, found.st_ino
+def _told_by_driver(error: Exception) -> BaseException:
+    """Return the driver's own error, where SQLAlchemy has wrapped it."""
+    return error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
 
 
-def _check_reachable(location: Location) -> None:
-    path, folder = location.path, location.path.parent
-    if sqlite3.sqlite_version_info < OLDEST_SQLITE:
-        raise StoreError(
-            f"SQLite {sqlite3.sqlite_version} is too old; Conductor needs 3.35 or later: "
-            "use a Python that was built with a newer one"
-        )
-    if not folder.is_dir():
-        raise StoreError(f"the folder {folder} does not exist; make it first: mkdir -p {folder}")
-    if path.is_dir():
-        raise StoreError(f"{path} is a folder; the database URL must name a file in it")
-    # SQLite also makes files beside the database, and would say no more than "readonly database".
-    for needed in (folder, path) if path.exists() else (folder,):
-        if not os.access(needed, os.W_OK):
-            raise StoreError(
-                f"{needed} is not writable for user {os.getuid()}; "
-                f"Conductor writes {path} and files beside it"
-            )
-
-
-def _uri(location: Location) -> str:
-    return f"file:{quote(str(location.path))}"
-
-
-def _begin(connection: Connection) -> None:
-    connection.exec_driver_sql(connection.get_execution_options().get(_BEGIN, "BEGIN"))
-
-
-def _set_up_connection(driver: sqlite3.Connection, _record: object) -> None:
-    cursor = driver.cursor()
-    try:
-        _use_wal(cursor)
-        cursor.execute("PRAGMA synchronous = FULL")
-        cursor.execute("PRAGMA foreign_keys = OFF")
-    finally:
-        cursor.close()
-
-
-def _forbid_writing(driver: sqlite3.Connection, _record: object) -> None:
-    driver.execute("PRAGMA query_only = ON").close()
-
-
-def _use_wal(cursor: sqlite3.Cursor) -> None:
-    """Switch to WAL, which stays in the file.
-
-    While others switch too, SQLite refuses at once instead of waiting its timeout, so the waiting is here.
-    """
-    deadline = time.monotonic() + BUSY_TIMEOUT
-    while cursor.execute("PRAGMA journal_mode").fetchone() != ("wal",):
-        try:
-            cursor.execute("PRAGMA journal_mode = WAL")
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode & _PRIMARY_CODE != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
-                raise
-            time.sleep(0.01)
-
-
-def _revision(connection: Connection) -> str | None:
-    if not inspect(connection).has_table(schema.VERSION_TABLE):
-        return None
-    return connection.scalar(select(schema.version.c.version_num))
+def _is_of_psycopg(error: BaseException) -> bool:
+    """Asked by name: whoever uses SQLite need not have psycopg."""
+    return type(error).__module__.partition(".")[0] == "psycopg"
 
 
 def _create(connection: Connection) -> None:

@@ -7,15 +7,28 @@ thousands.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import Any, Self, TypeAlias
 
 import msgspec
-from sqlalchemy import ColumnElement, Row, Table, Text, TextClause, bindparam, literal_column, select, text
+from sqlalchemy import (
+    Boolean,
+    ColumnElement,
+    Connection,
+    Row,
+    Table,
+    Text,
+    TextClause,
+    bindparam,
+    literal_column,
+)
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import TypeEngine
+
+from conductor_supervisor.store.schema import metadata
 
 AnyRow: TypeAlias = "Row[*tuple[Any, ...]]"
 """A row whose columns are known by name."""
@@ -30,8 +43,7 @@ def as_list(texts: Sequence[str]) -> str:
 
 def one_of(column: ColumnElement[str], name: str) -> ColumnElement[bool]:
     """Return the condition that a column holds one of the texts in the parameter ``name``."""
-    values = _JsonTexts(bindparam(name, type_=Text)).table_valued("value")
-    return column.in_(select(values.c.value))
+    return _OneOf(column, bindparam(name, type_=Text))
 
 
 def as_rows(rows: Sequence[tuple[str | int | None, ...]]) -> str:
@@ -50,10 +62,15 @@ class JsonRows:
         return self._columns[index]
 
 
-class _JsonTexts(FunctionElement[str]):
-    """The elements of a JSON array of texts, as rows."""
+class _OneOf(FunctionElement[bool]):
+    """Whether a column holds an element of a JSON array of texts."""
 
+    type = Boolean()
     inherit_cache = True
+
+    def self_group(self, against: object = None) -> Self:  # noqa: ARG002
+        """It is a condition already: SQLite would be given ``... = 1``, and scan the table."""
+        return self
 
 
 class _JsonRows(FunctionElement[str]):
@@ -72,9 +89,14 @@ class _JsonField(FunctionElement[Any]):
         super().__init__(row, literal_column(str(index)))
 
 
-@compiles(_JsonTexts, "sqlite")
+@compiles(_OneOf, "sqlite")
+def _one_of_sqlite(element: _OneOf, compiler: SQLCompiler, **options: Any) -> str:
+    column, texts = (compiler.process(clause, **options) for clause in element.clauses)
+    return f"{column} IN (SELECT value FROM json_each({texts}))"  # noqa: S608 - compiled from parts
+
+
 @compiles(_JsonRows, "sqlite")
-def _elements_sqlite(element: FunctionElement[str], compiler: SQLCompiler, **options: Any) -> str:
+def _rows_sqlite(element: _JsonRows, compiler: SQLCompiler, **options: Any) -> str:
     return f"json_each({compiler.process(element.clauses, **options)})"
 
 
@@ -84,9 +106,11 @@ def _field_sqlite(element: _JsonField, compiler: SQLCompiler, **options: Any) ->
     return f"json_extract({row}, '$[{index}]')"
 
 
-@compiles(_JsonTexts, "postgresql")
-def _texts_postgresql(element: _JsonTexts, compiler: SQLCompiler, **options: Any) -> str:
-    return f"json_array_elements_text(CAST({compiler.process(element.clauses, **options)} AS JSON))"
+@compiles(_OneOf, "postgresql")
+def _one_of_postgresql(element: _OneOf, compiler: SQLCompiler, **options: Any) -> str:
+    # As an array, which the planner looks up in an index; of a set of rows it would guess the size.
+    column, texts = (compiler.process(clause, **options) for clause in element.clauses)
+    return f"{column} = ANY (ARRAY(SELECT json_array_elements_text(CAST({texts} AS JSON))))"
 
 
 @compiles(_JsonRows, "postgresql")
@@ -100,11 +124,52 @@ def _field_postgresql(element: _JsonField, compiler: SQLCompiler, **options: Any
     return f"CAST({row} ->> {index} AS {compiler.dialect.type_compiler_instance.process(element.type)})"
 
 
-def insert_unless_there(table: Table, *columns: str) -> TextClause:
+class sql(TextClause):  # noqa: N801 - a statement in the making, used as SQLAlchemy's text()
+    """A statement as text, in which our tables are named plainly: where they are is the database's affair."""
+
+    inherit_cache = True
+
+
+@compiles(sql)
+def _name_tables(element: sql, compiler: SQLCompiler, **options: Any) -> str:
+    def qualified(found: re.Match[str]) -> str:
+        table = metadata.tables.get(found[0])
+        return found[0] if table is None else compiler.preparer.format_table(table)
+
+    written: str = compiler.visit_textclause(element, **options)  # type: ignore[no-untyped-call]
+    return _TABLE.sub(qualified, written)
+
+
+_TABLE = re.compile(r"\bconductor_[a-z]+\b")
+
+
+def insert_unless_there(table: Table, *columns: str) -> sql:
     """Return an INSERT that leaves a row alone which breaks a unique constraint.
 
     SQLAlchemy has this only as a statement of one dialect, though both databases write it the same.
     """
     names = ", ".join(columns)
     values = ", ".join(f":{column}" for column in columns)
-    return text(f"INSERT INTO {table.name} ({names}) VALUES ({values}) ON CONFLICT DO NOTHING")  # noqa: S608 - names from the schema
+    return sql(f"INSERT INTO {table.name} ({names}) VALUES ({values}) ON CONFLICT DO NOTHING")  # noqa: S608 - names from the schema
+
+
+def lock_tasks(connection: Connection, names: Sequence[str]) -> None:
+    """Have every other supervisor wait with its decisions about these tasks until this transaction ends.
+
+    What the transaction reads after this is what the others have left. In SQLite a writing transaction is
+    alone anyway.
+    """
+    if connection.dialect.name == "postgresql":
+        connection.execute(_LOCK_TASKS, {"names": as_list(names)})
+
+
+# In one order for all, so that two who want several never wait for each other.
+_LOCK_TASKS = sql(
+    """
+    SELECT pg_advisory_xact_lock(CAST(CAST('conductor_executions' AS regclass) AS oid)::int4, lock)
+    FROM (
+        SELECT DISTINCT hashtext(name) AS lock FROM json_array_elements_text(CAST(:names AS JSON)) AS name
+        ORDER BY lock
+    ) AS locks
+    """
+)

@@ -33,7 +33,7 @@ from conductor_protocol.operations import (
     State,
 )
 from conductor_protocol.units import MICROSECONDS, Instant
-from conductor_supervisor.store.dialect import AnyRow, as_list, insert_unless_there, one_of
+from conductor_supervisor.store.dialect import AnyRow, as_list, insert_unless_there, lock_tasks, one_of, sql
 from conductor_supervisor.store.schema import (
     FIRST_PRIORITY,
     LAST_PRIORITY,
@@ -67,12 +67,12 @@ _finished = text("finished_at IS NOT NULL")
 _unfinished = text("finished_at IS NULL")
 
 
-def _tasks_with(condition: TextClause) -> TextClause:
+def _tasks_with(condition: TextClause) -> sql:
     """Return a query for the tasks that have rows for which this holds, where an index begins with the task.
 
     It jumps from one task to the next along the index: its cost is the number of tasks, not of rows.
     """
-    return text(
+    return sql(
         f"""
         WITH RECURSIVE found(task) AS (
             SELECT min(task) FROM conductor_executions WHERE {condition}
@@ -128,8 +128,10 @@ def _new_row(new: NewExecution, now: Instant) -> dict[str, _Value]:
         raise UsageError(f"task: expected letters, digits, '-', '_', '.' (at most 200), got {new.task!r}")
     if not LAST_PRIORITY <= new.priority <= FIRST_PRIORITY:
         raise UsageError(f"priority: expected {LAST_PRIORITY} to {FIRST_PRIORITY}, got {new.priority}")
-    if new.dedupe_key is not None and not _is_text(new.dedupe_key):
-        raise UsageError(f"dedupe_key: expected text that can be written as UTF-8, got {new.dedupe_key!r}")
+    if new.dedupe_key is not None and not is_text(new.dedupe_key):
+        raise UsageError(
+            f"dedupe_key: expected text that can be written as UTF-8, without zeros, got {new.dedupe_key!r}"
+        )
     due = _due(new, now)
     return new_row(
         task=new.task,
@@ -145,13 +147,13 @@ def _new_row(new: NewExecution, now: Instant) -> dict[str, _Value]:
     )
 
 
-def _is_text(value: str) -> bool:
-    """Half a surrogate pair is a Python string, but no text."""
+def is_text(value: str) -> bool:
+    """Half a surrogate pair is a Python string, but no text; a zero character no database takes."""
     try:
         value.encode()
     except UnicodeEncodeError:
         return False
-    return True
+    return "\0" not in value
 
 
 def _due(new: NewExecution, now: Instant) -> Instant:
@@ -213,19 +215,22 @@ def _present(connection: Connection, ids: Sequence[str]) -> set[str]:
 
 def promote(connection: Connection, now: Instant, limit: int = 5000) -> int:
     """Make scheduled executions that are due ready; return how many. Call again if it was ``limit``."""
-    return connection.execute(_PROMOTE, {"now": now, "most": limit}).rowcount
+    due = connection.scalars(_DUE, {"now": now, "most": limit}).all()
+    if due:
+        connection.execute(_PROMOTE, {"ids": as_list(due)})
+    return len(due)
 
 
+_DUE = (
+    select(executions.c.id)
+    .where(_scheduled, executions.c.due_at <= bindparam("now"))
+    .order_by(executions.c.due_at)
+    .limit(bindparam("most"))
+    .with_for_update(skip_locked=True)
+)
 _PROMOTE = (
     update(executions)
-    .where(
-        executions.c.id.in_(
-            select(executions.c.id)
-            .where(_scheduled, executions.c.due_at <= bindparam("now"))
-            .order_by(executions.c.due_at)
-            .limit(bindparam("most"))
-        )
-    )
+    .where(one_of(executions.c.id, "ids"), _scheduled)
     .values(state="ready", waiting_for=None)
 )
 
@@ -313,6 +318,7 @@ _CANDIDATES = (
     .where(_ready, executions.c.task == bindparam("task"))
     .order_by(executions.c.priority.desc(), executions.c.due_at, executions.c.id)
     .limit(bindparam("most"))
+    .with_for_update(skip_locked=True)
 )
 _CANDIDATES_BY_SUSPICION = {
     None: _CANDIDATES,
@@ -352,7 +358,8 @@ def _open_tasks(connection: Connection, wanted: Sequence[Wanted]) -> list[tuple[
     have_work = set(connection.scalars(_TASKS_READY))
     wanted = [want for want in wanted if want.task in have_work]
     running: dict[str, int] = {}
-    if any(want.concurrency is not None for want in wanted):
+    if limited := [want.task for want in wanted if want.concurrency is not None]:
+        lock_tasks(connection, limited)
         running = dict(connection.execute(_RUNNING_BY_TASK).all())
     return [(want, _room(want, running.get(want.task, 0))) for want in wanted]
 
@@ -444,6 +451,7 @@ _EXPIRED = (
     .where(executions.c.expires_at <= bindparam("now"))
     .order_by(executions.c.expires_at)
     .limit(bindparam("most"))
+    .with_for_update(skip_locked=True)
 )
 _REMOVE_STEPS = delete(steps).where(one_of(steps.c.execution_id, "ids"))
 _REMOVE_ATTEMPTS = delete(attempts).where(one_of(attempts.c.execution_id, "ids"))

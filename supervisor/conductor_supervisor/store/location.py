@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import TypeAlias
+from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlencode, urlsplit
 
 from msgspec import Struct
 
 from conductor_protocol.errors import UsageError
-from conductor_supervisor.errors import StoreError
+
+DEFAULT_SCHEMA = "conductor"
+"""PostgreSQL schema of Conductor's tables, where the URL names no other."""
 
 _EXAMPLE = (
-    'write "sqlite:///conductor.db" (a relative path) or "sqlite:////var/lib/conductor.db" (an absolute one)'
+    'write "sqlite:///conductor.db" (a relative path), "sqlite:////var/lib/conductor.db" (an absolute one) '
+    'or "postgresql://user@host/database"'
 )
 _SQLITE = ("sqlite", "sqlite+pysqlite")
-_POSTGRESQL = ("postgresql", "postgres")
+_POSTGRESQL = ("postgresql", "postgres", "postgresql+psycopg")
+_SCHEMA = "schema"
+"""The one parameter of a PostgreSQL URL that is ours; all others are libpq's."""
+
+_SCHEMA_NAME = re.compile(r"[a-z_][a-z0-9_]{0,62}")
+_SECRETS = ("password", "sslpassword", "passfile", "sslkey")
 
 
-class Location(Struct, frozen=True):
+class SqliteLocation(Struct, frozen=True):
     """A SQLite database."""
 
     path: Path
@@ -33,20 +44,58 @@ class Location(Struct, frozen=True):
         return f"sqlite:///{self.path}"
 
 
+class PostgresLocation(Struct, frozen=True):
+    """A schema in a PostgreSQL database."""
+
+    uri: str
+    """What libpq is given: a connection URI, perhaps with a password in it."""
+    schema: str
+
+    @property
+    def identity(self) -> str:
+        """The text that stands for this schema: not who connects, or how, but to what."""
+        parts = urlsplit(self.uri)
+        where = parts.netloc.rpartition("@")[2]
+        told = dict(parse_qsl(parts.query))
+        return f"postgresql://{where}{parts.path}?{told.get('host', '')}&{told.get('port', '')}&{self.schema}"
+
+    @property
+    def for_people(self) -> str:
+        """The URL without secrets, as it may be shown and logged."""
+        parts = urlsplit(self.uri)
+        login, at, where = parts.netloc.rpartition("@")
+        user = login.partition(":")[0]
+        told = [(name, value) for name, value in parse_qsl(parts.query) if name not in _SECRETS]
+        if self.schema != DEFAULT_SCHEMA:
+            told.append((_SCHEMA, self.schema))
+        query = f"?{urlencode(told, safe='/')}" if told else ""
+        return f"postgresql://{user}{at}{where}{parts.path}{query}"
+
+
+Location: TypeAlias = SqliteLocation | PostgresLocation
+
+
 def locate(url: str) -> Location:
     """Read a database URL.
 
     :raises UsageError: if it is not one, or names a database that processes cannot share.
-    :raises StoreError: if this version cannot use such a database.
     """
     scheme, separator, rest = url.partition("://")
     if not separator:
         raise UsageError(f"database: expected a URL, got {url!r}; {_EXAMPLE}")
-    if scheme.split("+")[0] in _POSTGRESQL:
-        raise StoreError(f"PostgreSQL support is not in this version; {_EXAMPLE}")
+    if scheme in _POSTGRESQL:
+        return _postgres(rest)
+    if scheme.startswith("postgresql+"):
+        raise UsageError(
+            f'database: Conductor speaks to PostgreSQL by psycopg 3, and does not know "{scheme}:"; '
+            'write "postgresql://" instead'
+        )
     if scheme not in _SQLITE:
-        raise UsageError(f'database: expected a URL that begins with "sqlite:", got "{scheme}:"; {_EXAMPLE}')
-    return Location(_sqlite_path(url, rest))
+        raise UsageError(
+            f'database: expected a URL that begins with "sqlite:" or "postgresql:", got "{scheme}:"; '
+            f"{_EXAMPLE}"
+        )
+    return SqliteLocation(_sqlite_path(url, rest))
 
 
 def _sqlite_path(url: str, rest: str) -> Path:
@@ -60,3 +109,21 @@ def _sqlite_path(url: str, rest: str) -> Path:
     if "?" in rest:
         raise UsageError(f"database: options after the path are not understood, got {url!r}; {_EXAMPLE}")
     return Path(rest[1:]).resolve()
+
+
+def _postgres(rest: str) -> PostgresLocation:
+    parts = urlsplit(f"postgresql://{rest}")
+    told = parse_qsl(parts.query, keep_blank_values=True)
+    schemas = [value for name, value in told if name == _SCHEMA]
+    schema = schemas[-1] if schemas else DEFAULT_SCHEMA
+    if not _SCHEMA_NAME.fullmatch(schema):
+        raise UsageError(
+            f"database: schema: expected at most 63 small letters, digits and '_', got {unquote(schema)!r}; "
+            f'write "?schema={DEFAULT_SCHEMA}" or leave it out'
+        )
+    return PostgresLocation(_without_schema(parts, told), schema)
+
+
+def _without_schema(parts: SplitResult, told: list[tuple[str, str]]) -> str:
+    query = "&".join(f"{quote(name)}={quote(value, safe='/')}" for name, value in told if name != _SCHEMA)
+    return f"postgresql://{parts.netloc}{parts.path}{f'?{query}' if query else ''}"

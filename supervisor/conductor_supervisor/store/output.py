@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from msgspec import Struct
-from sqlalchemy import Connection, bindparam, delete, func, select, text
+from sqlalchemy import Connection, bindparam, delete, func, select
 
 from conductor_protocol.operations import Stream
 from conductor_protocol.units import Instant
-from conductor_supervisor.store.dialect import AnyRow, as_list, one_of
+from conductor_supervisor.store.dialect import AnyRow, as_list, one_of, sql
 from conductor_supervisor.store.schema import output
 
 
@@ -71,7 +71,7 @@ def keep(connection: Connection, chunks: Sequence[Chunk], limit: int) -> None:
         connection.execute(_DROP_OLDEST, {"execution": execution, "most": limit})
 
 
-_KEEP = text(
+_KEEP = sql(
     """
     INSERT INTO conductor_output
         (execution_id, claim, attempt, stream, time, text, size, printed_before)

@@ -43,7 +43,7 @@ from conductor_protocol.operations import (
 from conductor_protocol.units import Instant, moment, size_in_words
 from conductor_supervisor.store import output, tasks
 from conductor_supervisor.store.dialect import AnyRow
-from conductor_supervisor.store.executions import in_state, insert, owner_of_key
+from conductor_supervisor.store.executions import in_state, insert, is_text, owner_of_key
 from conductor_supervisor.store.schema import attempts, executions, steps
 
 LIST_AT_MOST = 1000
@@ -105,7 +105,9 @@ def _invoke(connection: Connection, operation: InvokeMany, now: Instant, max_pay
 
 
 def _cancel(connection: Connection, execution: str, reason: str | None, now: Instant) -> Answer:
-    state: State | None = connection.scalar(_STATE, {"execution": execution})
+    if reason is not None and not is_text(reason):
+        return Refused(f"reason: expected text that can be written as UTF-8, without zeros, got {reason!r}")
+    state: State | None = connection.scalar(_STATE_TO_CHANGE, {"execution": execution})
     if state is None:
         return NotFound(execution)
     if state == "running":
@@ -135,7 +137,8 @@ def _retry(connection: Connection, execution: str, now: Instant) -> Answer:
 
 _this = executions.c.id == bindparam("execution")
 _STATE = select(executions.c.state).where(_this)
-_KEY = select(executions.c.state, executions.c.task, executions.c.dedupe_key).where(_this)
+_STATE_TO_CHANGE = _STATE.with_for_update()
+_KEY = select(executions.c.state, executions.c.task, executions.c.dedupe_key).where(_this).with_for_update()
 _ASK_TO_CANCEL = (
     update(executions)
     .where(_this, in_state("running"), executions.c.cancel_requested_at.is_(None))

@@ -31,6 +31,7 @@ from sqlalchemy import (
     CheckConstraint,
     Column,
     Connection,
+    Identity,
     Index,
     Integer,
     MetaData,
@@ -182,7 +183,7 @@ steps = Table(
     "conductor_steps",
     metadata,
     # Grows with every row, so it is the recorded order. SQLite numbers rows by itself only in an INTEGER key.
-    Column("position", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
+    Column("position", BigInteger().with_variant(Integer, "sqlite"), Identity(), primary_key=True),
     Column("execution_id", Text, nullable=False),
     Column("name", Text, nullable=False),
     Column("result", Text, nullable=False),
@@ -215,7 +216,7 @@ output = Table(
     "conductor_output",
     metadata,
     # Grows with every row, as that of the steps.
-    Column("position", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
+    Column("position", BigInteger().with_variant(Integer, "sqlite"), Identity(), primary_key=True),
     Column("execution_id", Text, nullable=False),
     Column("claim", BigInteger, nullable=False),
     Column("attempt", Integer, nullable=False),

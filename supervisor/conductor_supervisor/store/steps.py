@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from msgspec import Struct
-from sqlalchemy import Connection, bindparam, func, select, text
+from sqlalchemy import Connection, bindparam, func, select
 
 from conductor_protocol.messages import RecordedStep
 from conductor_protocol.units import Instant
-from conductor_supervisor.store.dialect import as_list, one_of
+from conductor_supervisor.store.dialect import as_list, one_of, sql
 from conductor_supervisor.store.executions import live
 from conductor_supervisor.store.schema import steps
 
@@ -57,7 +57,7 @@ def record(connection: Connection, new: Sequence[NewStep]) -> list[NewStep]:
     return [step for step in new if (step.execution, step.claim) not in standing]
 
 
-_RECORD = text(
+_RECORD = sql(
     """
     INSERT INTO conductor_steps (execution_id, name, result, started_at, ended_at, attempt)
     SELECT :execution, :step, :value, :started, :ended, :number

@@ -171,7 +171,9 @@ def upgrade() -> None:
     )
     op.create_table(
         "conductor_steps",
-        sa.Column("position", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column(
+            "position", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), sa.Identity(), nullable=False
+        ),
         sa.Column("execution_id", sa.Text(), nullable=False),
         sa.Column("name", sa.Text(), nullable=False),
         sa.Column("result", sa.Text(), nullable=False),

@@ -15,7 +15,9 @@ def upgrade() -> None:
     """Apply this revision."""
     op.create_table(
         "conductor_output",
-        sa.Column("position", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column(
+            "position", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), sa.Identity(), nullable=False
+        ),
         sa.Column("execution_id", sa.Text(), nullable=False),
         sa.Column("claim", sa.BigInteger(), nullable=False),
         sa.Column("attempt", sa.Integer(), nullable=False),

@@ -1,20 +1,25 @@
-"""Opening a database: what works, and what each mistake is answered with."""
+"""SQLite: opening a file, what each mistake is answered with, and what others do to it meanwhile."""
 
 from __future__ import annotations
 
 import os
-import sqlite3
 from pathlib import Path
 
 import pytest
-from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlalchemy.exc import OperationalError
 from store_moves import invoke
 
 from conductor_protocol.errors import UsageError
 from conductor_supervisor.errors import StoreError
-from conductor_supervisor.store import database as database_module
+from conductor_supervisor.store import sqlite
 from conductor_supervisor.store.database import Database, is_transient
-from conductor_supervisor.store.location import locate
+from conductor_supervisor.store.location import SqliteLocation, locate
+
+
+@pytest.fixture
+def database_url(sqlite_url: str) -> str:
+    """Only SQLite's."""
+    return sqlite_url
 
 
 @pytest.mark.parametrize(
@@ -35,19 +40,12 @@ def test_a_url_that_cannot_be_meant(url: str, said: str) -> None:
     assert 'write "sqlite:///conductor.db"' in str(caught.value)
 
 
-def test_postgresql_is_not_in_this_version() -> None:
-    """And its password is not in the message."""
-    with pytest.raises(StoreError, match="PostgreSQL support is not in this version") as caught:
-        Database.open("postgresql://me:secret@host/db")
-    assert "secret" not in str(caught.value)
-
-
 def test_a_relative_path_is_relative_to_the_current_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A link leads to the same database as its target."""
     monkeypatch.chdir(tmp_path)
-    assert locate("sqlite:///a.db").path == tmp_path / "a.db"
+    assert locate("sqlite:///a.db") == SqliteLocation(tmp_path / "a.db")
     (tmp_path / "link.db").symlink_to(tmp_path / "a.db")
     assert locate("sqlite:///link.db").identity == locate(f"sqlite:///{tmp_path}/a.db").identity
 
@@ -89,44 +87,6 @@ def test_an_acknowledgement_is_honest(database: Database) -> None:
             assert connection.exec_driver_sql("PRAGMA synchronous").scalar_one() == 2
 
 
-def test_a_failed_transaction_leaves_nothing(database: Database) -> None:
-    """And the next one works."""
-
-    def fail_halfway() -> None:
-        with database.writing() as connection:
-            connection.exec_driver_sql("INSERT INTO conductor_tasks VALUES ('a', '{}', 0)")
-            raise ZeroDivisionError
-
-    with pytest.raises(ZeroDivisionError):
-        fail_halfway()
-    with database.writing() as connection:
-        assert connection.exec_driver_sql("SELECT count(*) FROM conductor_tasks").scalar_one() == 0
-
-
-def test_a_savepoint_can_be_undone_alone(database: Database) -> None:
-    """One bad write does not sink its group."""
-    insert = "INSERT INTO conductor_tasks VALUES (?, '{}', 0)"
-    with database.writing() as connection:
-        connection.exec_driver_sql(insert, ("a",))
-        savepoint = connection.begin_nested()
-        connection.exec_driver_sql(insert, ("b",))
-        with pytest.raises(IntegrityError):
-            connection.exec_driver_sql(insert, ("a",))
-        savepoint.rollback()
-        connection.exec_driver_sql(insert, ("c",))
-    with database.reading() as connection:
-        names = connection.exec_driver_sql("SELECT name FROM conductor_tasks ORDER BY name")
-        assert names.scalars().all() == ["a", "c"]
-
-
-def test_a_reader_sees_one_moment_and_does_not_wait(database: Database) -> None:
-    """While somebody writes, and after."""
-    with database.reading() as reader:
-        assert reader.exec_driver_sql("SELECT count(*) FROM conductor_executions").scalar_one() == 0
-        invoke(database, "t")
-        assert reader.exec_driver_sql("SELECT count(*) FROM conductor_executions").scalar_one() == 0
-
-
 def test_changes_by_others_are_noticed_and_our_own_are_not(database: Database, database_url: str) -> None:
     """This is how an idle supervisor hears of work when nobody pokes it."""
     assert database.changed_elsewhere()
@@ -153,7 +113,7 @@ def test_looking_for_changes_does_not_wait_for_a_writer(database: Database, data
 
 def test_a_locked_database_is_worth_another_try(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The other writer will end."""
-    monkeypatch.setattr(database_module, "BUSY_TIMEOUT", 0.01)
+    monkeypatch.setattr(sqlite, "BUSY_TIMEOUT", 0.01)
     one, other = Database.open(database_url), Database.open(database_url)
     with one.writing():
         with pytest.raises(OperationalError) as caught, other.writing():
@@ -177,12 +137,3 @@ def test_a_full_disk_is_worth_another_try(database: Database) -> None:
     invoke(database, *["t"] * 1000)
     with database.reading() as connection:
         assert connection.exec_driver_sql("SELECT count(*) FROM conductor_executions").scalar_one() == 1000
-
-
-def test_a_broken_rule_is_not_worth_another_try(database: Database) -> None:
-    """It would fail again."""
-    with pytest.raises(IntegrityError) as caught, database.writing() as connection:
-        connection.exec_driver_sql("INSERT INTO conductor_pauses VALUES ('planet', 'x', 0)")
-    assert not is_transient(caught.value)
-    assert not is_transient(ValueError())
-    assert not is_transient(sqlite3.OperationalError())

@@ -1,0 +1,307 @@
+"""PostgreSQL: any number of supervisors and clients, on any number of machines.
+
+Read Committed with row locks where a decision follows from what was read; every statement names its schema,
+so nothing hangs on session settings, which a transaction pooler would hand to strangers.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, TypeVar
+
+from sqlalchemy import Connection, Engine, RootTransaction, create_engine, text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.schema import CreateSchema
+
+from conductor_supervisor.errors import NoDatabase, StoreError
+from conductor_supervisor.store import schema
+from conductor_supervisor.store.database import Database, Undecided, reason
+from conductor_supervisor.store.location import PostgresLocation
+
+if TYPE_CHECKING:
+    import psycopg
+
+OLDEST_POSTGRESQL = 14
+
+POOL = 10
+"""Connections that a process keeps at most, but for those that its threads need at one moment beyond."""
+
+_UNLESS_TOLD: dict[str, str | int] = {
+    "application_name": "conductor",
+    "connect_timeout": 10,
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 15_000,
+}
+"""What libpq is told where the URL does not say it: a peer that is gone is found out within some 15 s."""
+
+_TRANSIENT_CLASSES = frozenset(
+    {
+        "08",  # connection exceptions
+        "40",  # transaction rollback: deadlocks, serialization failures
+        "53",  # insufficient resources: disk full, too many connections
+        "57",  # operator intervention: shutdown, crash recovery, a statement timeout
+        "58",  # system errors: input and output
+    }
+)
+_TRANSIENT = frozenset(
+    {
+        "25006",  # read only: a standby, until it is promoted or the name leads to the new primary
+        "25P03",  # idle in transaction for too long: we were stopped
+        "25P04",  # a transaction timeout
+        "55P03",  # a lock was not available within lock_timeout
+    }
+)
+_DAMAGED_CLASS = "XX"
+
+R = TypeVar("R")
+
+
+class PostgresDatabase(Database):
+    """A schema of a PostgreSQL database."""
+
+    shared = True
+
+    def __init__(self, location: PostgresLocation, engine: Engine) -> None:
+        super().__init__(location, engine)
+        self._schema = location.schema
+        self._readers = engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+        self._writer: Connection | None = None
+        self._writing = threading.Lock()
+
+    @classmethod
+    def opened(cls, location: PostgresLocation) -> PostgresDatabase:
+        """Connect.
+
+        :raises StoreError: if that is not possible, or the server is too old.
+        """
+        database = cls(location, _engine(location))
+        try:
+            database._check_server()
+        except DBAPIError as error:
+            database.close()
+            raise StoreError(f"{database.url_for_people} cannot be used: {reason(error)}") from error
+        except StoreError:
+            database.close()
+            raise
+        return database
+
+    def _check_server(self) -> None:
+        with self._engine.connect() as connection:
+            version: int = connection.scalar(_VERSION) // 10_000
+        if version < OLDEST_POSTGRESQL:
+            raise StoreError(
+                f"{self.url_for_people} is PostgreSQL {version}; Conductor needs {OLDEST_POSTGRESQL} or later"
+            )
+
+    @contextmanager
+    def writing(self) -> Iterator[Connection]:
+        """A transaction that may write, beside those of other threads."""
+        with self._engine.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """A transaction that sees one moment of the database."""
+        with self._readers.begin() as connection:
+            yield connection
+
+    def transact(self, work: Callable[[Connection], R]) -> R:
+        """Do some work in one transaction, on a connection of its own.
+
+        :raises Undecided: if the connection broke while it was being committed.
+        """
+        with self._writing:
+            connection = self._writer_connection()
+            with self._dropped_if_broken(connection), connection.begin() as transaction:
+                result = work(connection)
+                number: str | None = connection.scalar(_TRANSACTION_NUMBER)
+                _commit(transaction, number, result)
+            return result
+
+    def has_committed(self, transaction: str) -> bool | None:
+        """Ask the server what became of a transaction.
+
+        :raises DBAPIError: while it is away.
+        """
+        with self._engine.begin() as connection:
+            status: str | None = connection.scalar(_STATUS, {"number": transaction})
+            if status != "in progress":
+                return status == "committed"
+            # Its process has not noticed yet that we are gone. Rather than to wait for that, end it.
+            connection.execute(_END_TRANSACTION, {"number": transaction})
+        return None
+
+    def changed_elsewhere(self) -> bool:
+        """Always: who has written cannot be seen here."""
+        return True
+
+    def advice_if_damaged(self) -> str:
+        """Return what an operator can do about a damaged database."""
+        return "See the server's log; restore it from a backup, and start again"
+
+    def check_writable(self) -> None:
+        """Make sure that our role may write where Conductor does.
+
+        :raises StoreError: if it may not.
+        """
+        try:
+            with self.reading() as connection:
+                lacking = connection.execute(_LACKING, {"schema": self._schema}).all()
+                standby = connection.scalar(text("SELECT pg_is_in_recovery()"))
+        except DBAPIError as error:
+            raise StoreError(f"{self.url_for_people} cannot be used: {reason(error)}") from error
+        if standby:
+            raise StoreError(f"{self.url_for_people} is a standby, which cannot be written; name the primary")
+        if lacking:
+            role, table = lacking[0]
+            raise StoreError(
+                f"{self.url_for_people} cannot be written: the role {role} lacks rights on "
+                f"{self._schema}.{table}; grant them: GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN "
+                f"SCHEMA {self._schema} TO {role}"
+            )
+
+    def close(self) -> None:
+        """Close every connection."""
+        with self._writing:
+            self._drop_writer()
+        super().close()
+
+    def _no_tables(self) -> NoDatabase:
+        return NoDatabase(
+            f"there are no tables of Conductor's in {self.url_for_people} (schema {self._schema}) yet; start "
+            "a supervisor or invoke something first, or name the right database with --database"
+        )
+
+    @contextmanager
+    def _migrating(self) -> Iterator[Connection]:
+        with self.writing() as connection:
+            connection.execute(_LOCK, {"what": f"conductor schema {self._schema}"})
+            if not connection.scalar(_HAS_SCHEMA, {"schema": self._schema}):
+                connection.execute(CreateSchema(str(self._schema)))
+            # What Alembic writes has no schema's name in it.
+            connection.execute(_USE_SCHEMA, {"schema": self._schema})
+            yield connection
+
+    def _writer_connection(self) -> Connection:
+        if self._writer is None:
+            self._writer = self._engine.connect()
+        return self._writer
+
+    @contextmanager
+    def _dropped_if_broken(self, connection: Connection) -> Iterator[None]:
+        """Begin with a new connection the next time, if this one breaks."""
+        try:
+            yield
+        finally:
+            if connection.invalidated or connection.closed:
+                self._drop_writer()
+
+    def _drop_writer(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+
+_VERSION = text("SELECT CAST(current_setting('server_version_num') AS INTEGER)")
+_TRANSACTION_NUMBER = text("SELECT CAST(pg_current_xact_id_if_assigned() AS TEXT)")
+_STATUS = text("SELECT pg_xact_status(CAST(CAST(:number AS TEXT) AS xid8))")
+_END_TRANSACTION = text(
+    """
+    SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+    WHERE usename = current_user AND backend_xid = CAST(CAST(:number AS TEXT) AS xid8)::xid
+    """
+)
+_LOCK = text("SELECT pg_advisory_xact_lock(hashtextextended(:what, 0))")
+_HAS_SCHEMA = text("SELECT EXISTS (SELECT 1 FROM pg_namespace WHERE nspname = :schema)")
+_USE_SCHEMA = text("SELECT set_config('search_path', quote_ident(:schema), true)")
+_LACKING = text(
+    """
+    SELECT current_user, relname FROM pg_class
+    JOIN pg_namespace ON pg_namespace.oid = relnamespace
+    WHERE nspname = :schema AND relkind = 'r' AND relname LIKE 'conductor%' AND relname <> :version
+      AND EXISTS (
+        SELECT 1 FROM unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS needed
+        WHERE NOT has_table_privilege(pg_class.oid, needed)
+      )
+    ORDER BY relname
+    """
+).bindparams(version=schema.VERSION_TABLE)
+
+
+def _engine(location: PostgresLocation) -> Engine:
+    try:
+        import psycopg
+        from psycopg.conninfo import conninfo_to_dict, make_conninfo
+    except ImportError as error:
+        raise StoreError(
+            "PostgreSQL needs the package psycopg, which is not installed; "
+            "write: pip install 'conductor-supervisor[postgres]'"
+        ) from error
+    try:
+        told = conninfo_to_dict(location.uri)
+    except psycopg.ProgrammingError as error:
+        raise StoreError(
+            f"database: {location.for_people} is not understood: {str(error).strip()}"
+        ) from error
+    conninfo = make_conninfo(
+        location.uri, **{name: value for name, value in _UNLESS_TOLD.items() if name not in told}
+    )
+
+    def connect() -> psycopg.Connection:
+        driver = psycopg.connect(conninfo)
+        if _is_pooled(driver):
+            # What one transaction prepares, the next may not find.
+            driver.prepare_threshold = None
+        return driver
+
+    return create_engine(
+        "postgresql+psycopg://",
+        creator=connect,
+        pool_size=POOL,
+        max_overflow=-1,
+        pool_pre_ping=True,
+        execution_options={"schema_translate_map": {None: location.schema}},
+    )
+
+
+def _is_pooled(driver: psycopg.Connection) -> bool:
+    """Tell whether a pooler stands between: the process that it said to be is not the one that answers."""
+    row = driver.execute("SELECT pg_backend_pid()").fetchone()
+    driver.rollback()
+    return row is None or row[0] != driver.info.backend_pid
+
+
+def _commit(transaction: RootTransaction, number: str | None, result: R) -> None:
+    """:param number: None if nothing was written."""
+    try:
+        transaction.commit()
+    except DBAPIError as error:
+        if number is not None and error.connection_invalidated:
+            raise Undecided(number, result, error) from error
+        raise
+
+
+def is_transient(error: BaseException) -> bool:
+    """Tell whether the cause (a restart, a lock, a full disk) may go away."""
+    state = _sqlstate(error)
+    if state is None:
+        import psycopg
+
+        # Without a word of the server's, it is the connection that failed, or there was none.
+        return isinstance(error, psycopg.OperationalError | psycopg.InterfaceError)
+    return state[:2] in _TRANSIENT_CLASSES or state in _TRANSIENT
+
+
+def is_damaged(error: BaseException) -> bool:
+    """Tell whether the server found its own files damaged."""
+    state = _sqlstate(error)
+    return state is not None and state[:2] == _DAMAGED_CLASS and state != "XX000"
+
+
+def _sqlstate(error: BaseException | None) -> str | None:
+    state: str | None = getattr(error, "sqlstate", None)
+    return state

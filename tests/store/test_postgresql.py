@@ -1,0 +1,301 @@
+"""PostgreSQL: what its URLs mean, how it is opened, whose rights it needs, and commits that break."""
+
+from __future__ import annotations
+
+import multiprocessing
+import re
+from collections.abc import Callable, Iterator
+
+import pytest
+from sqlalchemy import Connection, text
+from store_moves import invoke
+
+from conductor_protocol.errors import UsageError
+from conductor_supervisor.errors import NoDatabase, StoreError
+from conductor_supervisor.store import migrations, schema
+from conductor_supervisor.store.database import Database, Undecided, is_transient
+from conductor_supervisor.store.dialect import sql
+from conductor_supervisor.store.location import PostgresLocation, locate
+from postgresql import PostgresServer
+
+
+@pytest.fixture
+def database_url(postgres_url: str) -> str:
+    """Only PostgreSQL's."""
+    return postgres_url
+
+
+def _count(database: Database, table: str) -> int:
+    with database.reading() as connection:
+        count: int = connection.execute(sql(f"SELECT count(*) FROM {table}")).scalar_one()
+        return count
+
+
+# URLs
+
+
+@pytest.mark.parametrize(
+    ("url", "uri", "schema"),
+    [
+        ("postgresql://u@h/d", "postgresql://u@h/d", "conductor"),
+        ("postgres://u@h/d?schema=jobs", "postgresql://u@h/d", "jobs"),
+        ("postgresql+psycopg://h/d?sslmode=require&schema=a_1", "postgresql://h/d?sslmode=require", "a_1"),
+        ("postgresql:///d?host=/run/pg", "postgresql:///d?host=/run/pg", "conductor"),
+    ],
+)
+def test_a_url_is_libpqs_but_for_the_schema(url: str, uri: str, schema: str) -> None:
+    """Every parameter that libpq knows can be given; ours alone is taken out."""
+    assert locate(url) == PostgresLocation(uri, schema)
+
+
+def test_a_password_is_shown_to_nobody() -> None:
+    """Wherever in the URL it stands; and who connects is not what is connected to."""
+    one = locate("postgresql://me:secret@h:1/d?sslpassword=secret&schema=jobs")
+    assert one.for_people == "postgresql://me@h:1/d?schema=jobs"
+    assert "secret" not in one.identity
+    assert one.identity == locate("postgresql://you@h:1/d?schema=jobs").identity
+    assert one.identity != locate("postgresql://me@h:1/d").identity
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("postgresql://h/d?schema=My Jobs", "expected at most 63 small letters"),
+        ("postgresql://h/d?schema=", "expected at most 63 small letters"),
+        ("postgresql+asyncpg://h/d", 'write "postgresql://" instead'),
+    ],
+)
+def test_a_url_that_cannot_be_meant(url: str, said: str) -> None:
+    """The message says what to write."""
+    with pytest.raises(UsageError, match=re.escape(said)):
+        Database.open(url)
+
+
+def test_what_libpq_does_not_understand_is_said_without_the_password() -> None:
+    """It is the user's mistake, so there is no traceback."""
+    with pytest.raises(StoreError, match="is not understood") as caught:
+        Database.open("postgresql://me:secret@h/d?colour=red")
+    assert "secret" not in str(caught.value)
+
+
+# Opening
+
+
+def test_a_server_that_is_not_there(postgres: PostgresServer) -> None:
+    """The message says where it was looked for."""
+    with pytest.raises(StoreError, match=r"postgresql://postgres@127.0.0.1:1/d cannot be used"):
+        Database.open(postgres.url("d", port=1))
+
+
+def test_whoever_only_looks_makes_nothing(postgres: PostgresServer) -> None:
+    """Not even a schema."""
+    with pytest.raises(StoreError, match='database "nowhere" does not exist'):
+        Database.look(postgres.url("nowhere"))
+    with pytest.raises(NoDatabase, match=r"no tables of Conductor's in .* yet"):
+        Database.look(postgres.url() + "?schema=unheard_of")
+    assert postgres.execute("SELECT 1 FROM pg_namespace WHERE nspname = 'unheard_of'") == []
+
+
+def test_a_look_cannot_write(database_url: str, database: Database) -> None:
+    """The transaction itself is read-only."""
+    with database.reading() as connection:
+        assert connection.scalar(text("SHOW transaction_read_only")) == "on"
+        assert connection.scalar(text("SHOW transaction_isolation")) == "repeatable read"
+
+
+# The schema
+
+
+def _migrate(url: str) -> bool:
+    database = Database.open(url)
+    try:
+        return database.migrate()
+    finally:
+        database.close()
+
+
+def test_many_processes_may_migrate_at_once(database_url: str) -> None:
+    """One of them does the work, the others wait and find it done."""
+    with multiprocessing.get_context("spawn").Pool(3) as pool:
+        did = pool.map(_migrate, [database_url + "?schema=jobs"] * 6, chunksize=1)
+        pool.close()
+        pool.join()
+    assert sorted(did) == [False] * 5 + [True]
+
+
+def test_the_migrations_lead_to_the_schema(database: Database, database_url: str) -> None:
+    """A new schema is made without them: its columns, indexes and constraints are those that they make."""
+    updated = Database.open(database_url + "?schema=updated")
+    with updated.writing() as connection:
+        connection.execute(text("CREATE SCHEMA updated"))
+        connection.execute(text("SET LOCAL search_path TO updated"))
+        migrations.upgrade(connection)
+    assert not updated.migrate()
+    with updated.reading() as connection:
+        assert _definitions(connection, "updated") == _definitions(connection, "conductor")
+    updated.close()
+
+
+def _definitions(connection: Connection, schema: str) -> set[tuple[str, ...]]:
+    columns = connection.execute(
+        text(
+            "SELECT table_name, column_name, data_type, is_nullable, column_default, is_identity"
+            " FROM information_schema.columns WHERE table_schema = :schema"
+        ),
+        {"schema": schema},
+    )
+    rules = connection.execute(
+        text(
+            "SELECT conrelid::regclass::text, conname, pg_get_constraintdef(pg_constraint.oid)"
+            " FROM pg_constraint JOIN pg_namespace ON pg_namespace.oid = connamespace"
+            " WHERE nspname = :schema"
+        ),
+        {"schema": schema},
+    )
+    indexes = connection.execute(
+        text("SELECT tablename, indexname, indexdef FROM pg_indexes WHERE schemaname = :schema"),
+        {"schema": schema},
+    )
+    found = [*columns, *rules, *indexes]
+    return {tuple(str(part).replace(f"{schema}.", "") for part in row) for row in found}
+
+
+def test_a_newer_schema_is_left_alone(database: Database) -> None:
+    """An older program must not write into it."""
+    with database.writing() as connection:
+        connection.execute(schema.version.update().values(version_num="9999"))
+    with pytest.raises(StoreError, match=r"schema is 9999.*pip install --upgrade"):
+        database.migrate()
+
+
+def test_two_schemas_of_one_database_know_nothing_of_each_other(
+    database: Database, database_url: str
+) -> None:
+    """Each has its own executions."""
+    other = Database.open(database_url + "?schema=other")
+    other.migrate()
+    invoke(other, "t", "t")
+    assert (_count(database, "conductor_executions"), _count(other, "conductor_executions")) == (0, 2)
+    other.close()
+
+
+# Rights
+
+
+@pytest.fixture
+def role(postgres: PostgresServer, database_url: str) -> Iterator[str]:
+    """A role that may connect, and nothing else."""
+    postgres.execute("CREATE ROLE worker LOGIN")
+    yield "worker"
+    name = database_url.rpartition("/")[2]
+    postgres.execute("DROP OWNED BY worker", name)
+    postgres.execute("DROP ROLE worker")
+
+
+def test_the_rights_that_the_documentation_names_are_enough(
+    postgres: PostgresServer, database_url: str, role: str
+) -> None:
+    """No superuser, no extension, no right to change the schema."""
+    name = database_url.rpartition("/")[2]
+    for grant in GRANTS:
+        postgres.execute(grant.format(role=role), name)
+    database = Database.open(database_url.replace("postgres@", f"{role}@"))
+    assert not database.migrate()
+    database.check_writable()
+    invoke(database, "t")
+    database.close()
+
+
+GRANTS = (
+    "GRANT USAGE ON SCHEMA conductor TO {role}",
+    "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA conductor TO {role}",
+)
+
+
+def test_a_role_that_lacks_a_right_is_told_which(
+    postgres: PostgresServer, database_url: str, role: str
+) -> None:
+    """And what to write."""
+    name = database_url.rpartition("/")[2]
+    postgres.execute(GRANTS[0].format(role=role), name)
+    database = Database.open(database_url.replace("postgres@", f"{role}@"))
+    with pytest.raises(StoreError, match=r"the role worker lacks rights on .* GRANT SELECT, INSERT"):
+        database.check_writable()
+    database.close()
+
+
+# Commits
+
+
+def _kill_before_commit(postgres: PostgresServer) -> Callable[[Connection], str]:
+    """Return work that ends its own connection, as a failing network would, just before the commit."""
+
+    def work(connection: Connection) -> str:
+        connection.execute(sql("INSERT INTO conductor_tasks VALUES ('a', '{}', 0)"))
+        pid = connection.scalar(text("SELECT pg_backend_pid()"))
+        connection.info["killed"] = pid
+        return "done"
+
+    return work
+
+
+def test_a_commit_whose_answer_is_lost_is_found_out(
+    database: Database, postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server knows what became of the transaction, and the next one has a new connection."""
+    real = type(database)._writer_connection(database)  # type: ignore[attr-defined]
+    dialect = real.dialect
+    commit = dialect.do_commit
+
+    def commit_and_lose(driver: object) -> None:
+        commit(driver)
+        _lose(driver)
+
+    monkeypatch.setattr(dialect, "do_commit", commit_and_lose)
+    with pytest.raises(Undecided) as caught:
+        database.transact(_kill_before_commit(postgres))
+    monkeypatch.undo()
+    assert caught.value.result == "done"
+    assert database.has_committed(caught.value.transaction) is True
+    assert database.transact(lambda connection: connection.scalar(text("SELECT 1"))) == 1
+    assert _count(database, "conductor_tasks") == 1
+
+
+def test_a_commit_that_never_arrived_is_found_out(
+    database: Database, monkeypatch: pytest.MonkeyPatch, postgres: PostgresServer
+) -> None:
+    """It is made again then."""
+    real = type(database)._writer_connection(database)  # type: ignore[attr-defined]
+    monkeypatch.setattr(real.dialect, "do_commit", _lose)
+    with pytest.raises(Undecided) as caught:
+        database.transact(_kill_before_commit(postgres))
+    monkeypatch.undo()
+    status = None
+    while status is None:
+        status = database.has_committed(caught.value.transaction)
+    assert status is False
+    assert _count(database, "conductor_tasks") == 0
+
+
+def _lose(driver: object) -> None:
+    """Break a connection as a network would: the next word on it fails."""
+    import os
+
+    import psycopg
+
+    proxied = getattr(driver, "dbapi_connection", driver)
+    os.close(proxied.pgconn.socket)
+    proxied.pgconn.finish()
+    raise psycopg.OperationalError("server closed the connection unexpectedly")
+
+
+def test_a_lost_connection_is_worth_another_try(database: Database) -> None:
+    """A restart of the server, a deadlock, a full disk: all may go away; a broken rule does not."""
+    with pytest.raises(Exception, match="terminat") as caught, database.writing() as connection:
+        connection.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
+    assert is_transient(caught.value)
+    with database.writing() as connection:
+        connection.execute(text("SET LOCAL statement_timeout = 1"))
+        with pytest.raises(Exception, match="timeout") as slow:
+            connection.execute(text("SELECT pg_sleep(10)"))
+    assert is_transient(slow.value)
