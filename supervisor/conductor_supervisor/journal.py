@@ -39,11 +39,15 @@ log = logging.getLogger(__name__)
 class Journal:
     """Commits writes in groups and hands back their effects."""
 
-    def __init__(self, database: Database, clock: Clock, changed: Effect) -> None:
-        """``changed`` is an effect too: somebody else has committed to the database."""
+    def __init__(self, database: Database, clock: Clock, changed: Effect, member: str | None = None) -> None:
+        """``changed`` is an effect too: somebody else has committed to the database.
+
+        :param member: our name, where supervisors need a lease.
+        """
         self._database = database
         self._clock = clock
         self._changed = changed
+        self._member = member
         self._writes: SimpleQueue[list[Write] | None] = SimpleQueue()
         self._gathered: list[Write] = []
         self._effects: deque[Effect] = deque()
@@ -222,7 +226,9 @@ class Journal:
             self._tries = 0
 
     def _make_together(self, group: list[Write]) -> list[Effect]:
-        return self._database.transact(lambda connection: apply(connection, group, self._clock.now()))
+        return self._database.transact(
+            lambda connection: apply(connection, group, self._clock.now(), self._member)
+        )
 
     def _make_each(self, group: list[Write]) -> list[Effect]:
         """Make the writes of a group of which some is bad: each under a savepoint of its own."""
@@ -233,7 +239,7 @@ class Journal:
     def _make_alone(self, connection: Connection, write: Write) -> list[Effect]:
         try:
             with connection.begin_nested():
-                return apply(connection, [write], self._clock.now())
+                return apply(connection, [write], self._clock.now(), self._member)
         except Exception as error:
             if is_transient(error) or is_damaged(error):
                 raise

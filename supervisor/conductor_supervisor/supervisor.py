@@ -122,7 +122,7 @@ def _prepare(
     with database.writing() as connection:
         ended = aftermath.act_on_reports(connection, left.reports, known, now)
         most = {spec.name: spec.max_attempts for spec in specs}
-        recovered = attempts.recover(connection, now, most, left.may_have_begun)
+        recovered = attempts.recover(connection, now, most, lambda _, held: left.may_have_begun(held))
         executions.reopen_windows(connection)
         tasks.declare(connection, specs, now)
         schedules.declare(connection, specs, now)

@@ -8,7 +8,7 @@ last and fill them in the same commit.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeAlias, TypeVar
@@ -19,9 +19,10 @@ from conductor_protocol.manifest import TaskSpec
 from conductor_protocol.messages import RecordedStep
 from conductor_protocol.operations import MAX_PAYLOAD, Answer, Operation, ProgressView
 from conductor_protocol.units import Instant
-from conductor_supervisor.store import attempts, executions, output, schedules, steps, tasks
-from conductor_supervisor.store.attempts import Ending
+from conductor_supervisor.store import attempts, executions, leases, output, schedules, steps, tasks
+from conductor_supervisor.store.attempts import Ending, Recovered
 from conductor_supervisor.store.executions import Claimed, Wanted
+from conductor_supervisor.store.leases import Member
 from conductor_supervisor.store.output import Chunk
 from conductor_supervisor.store.perform import perform
 from conductor_supervisor.store.schedules import Firing
@@ -112,6 +113,45 @@ class Sweep:
 
 
 @dataclass(slots=True)
+class RenewLease:
+    """Let our lease begin anew. ``then`` hears whether we had one until now."""
+
+    member: Member
+    microseconds: int
+    then: Callable[[bool], None]
+    refused: Callable[[str], None]
+
+
+@dataclass(slots=True)
+class LeaveOthers:
+    """Give our lease up: what is still running under it is anybody's."""
+
+    member: str
+    then: Callable[[], None]
+    refused: Callable[[str], None]
+
+
+@dataclass(slots=True)
+class TakenOver:
+    """What became of the executions of supervisors that are gone."""
+
+    gone: list[Member]
+    recovered: Recovered
+    ours: set[tuple[str, int]]
+    """Every (execution, claim) that is running under our own name."""
+
+
+@dataclass(slots=True)
+class TakeOver:
+    """Take the executions of supervisors whose leases have run out back to the queue."""
+
+    member: str
+    max_attempts: Mapping[str, int]
+    then: Callable[[TakenOver], None]
+    refused: Callable[[str], None]
+
+
+@dataclass(slots=True)
 class Declare:
     """Write down what the code declares now."""
 
@@ -170,17 +210,31 @@ Write: TypeAlias = (
     | Declare
     | Look
     | LoadPage
+    | RenewLease
+    | TakeOver
+    | LeaveOthers
     | Claim
 )
 
 W = TypeVar("W")
 
 
-def apply(connection: Connection, group: Sequence[Write], now: Instant) -> list[Effect]:
-    """Make all writes of a group in the caller's transaction; return what to do after its commit."""
+def apply(
+    connection: Connection, group: Sequence[Write], now: Instant, member: str | None = None
+) -> list[Effect]:
+    """Make all writes of a group in the caller's transaction; return what to do after its commit.
+
+    :param member: our name among the supervisors, where we need a lease: without one, whatever we say of an
+        execution comes too late, and we claim none.
+    """
+    renewed = [
+        partial(w.then, leases.renew(connection, w.member, w.microseconds)) for w in _of(group, RenewLease)
+    ]
+    stands = member is None or not _speaks_of_executions(group) or leases.stands(connection, member)
     return [
-        *_record(connection, _of(group, RecordStep)),
-        *_end(connection, _of(group, EndAttempt)),
+        *renewed,
+        *_record(connection, _of(group, RecordStep), stands),
+        *_end(connection, _of(group, EndAttempt), stands),
         *(partial(w.then, schedules.fire(connection, w.firings, now)) for w in _of(group, Fire)),
         *(partial(w.then, perform(connection, w.operation, now, w.max_payload)) for w in _of(group, Perform)),
         *_keep_progress(connection, _of(group, KeepProgress)),
@@ -192,25 +246,33 @@ def apply(connection: Connection, group: Sequence[Write], now: Instant) -> list[
             partial(w.then, steps.page_after(connection, w.execution, w.after, PAGE_BYTES))
             for w in _of(group, LoadPage)
         ),
-        *(partial(w.then, _claim(connection, w, now)) for w in _of(group, Claim)),
+        *(partial(w.then, _take_over(connection, w, now)) for w in _of(group, TakeOver)),
+        *(partial(w.then, _claim(connection, w, now) if stands else []) for w in _of(group, Claim)),
+        *(effect for w in _of(group, LeaveOthers) for effect in _leave(connection, w)),
     ]
+
+
+def _speaks_of_executions(group: Sequence[Write]) -> bool:
+    return any(isinstance(write, RecordStep | EndAttempt | Claim) for write in group)
 
 
 def _of(group: Sequence[Write], kind: type[W]) -> list[W]:
     return [write for write in group if type(write) is kind]
 
 
-def _end(connection: Connection, writes: list[EndAttempt]) -> list[Effect]:
+def _end(connection: Connection, writes: list[EndAttempt], stands: bool) -> list[Effect]:
     if not writes:
         return []
-    late = {id(ending) for ending in attempts.end(connection, [w.ending for w in writes])}
+    endings = [w.ending for w in writes]
+    late = {id(ending) for ending in (attempts.end(connection, endings) if stands else endings)}
     return [partial(w.then, id(w.ending) in late) for w in writes]
 
 
-def _record(connection: Connection, writes: list[RecordStep]) -> list[Effect]:
+def _record(connection: Connection, writes: list[RecordStep], stands: bool) -> list[Effect]:
     if not writes:
         return []
-    late = {(s.execution, s.claim) for s in steps.record(connection, [w.step for w in writes])}
+    new = [w.step for w in writes]
+    late = {(s.execution, s.claim) for s in (steps.record(connection, new) if stands else new)}
     return [partial(w.then, (w.step.execution, w.step.claim) in late) for w in writes]
 
 
@@ -241,6 +303,20 @@ def _look(connection: Connection, supervisor: str, now: Instant) -> Seen:
         cancels=executions.cancel_requests(connection, supervisor),
         paused=tasks.paused(connection),
     )
+
+
+def _take_over(connection: Connection, write: TakeOver, now: Instant) -> TakenOver:
+    gone = leases.remove_expired(connection)
+    return TakenOver(
+        gone,
+        attempts.recover(connection, now, write.max_attempts),
+        executions.running_under(connection, write.member),
+    )
+
+
+def _leave(connection: Connection, write: LeaveOthers) -> list[Effect]:
+    leases.remove(connection, write.member)
+    return [write.then]
 
 
 def _claim(connection: Connection, write: Claim, now: Instant) -> list[Taken]:

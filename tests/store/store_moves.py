@@ -54,10 +54,10 @@ def claim(
         return executions.claim(connection, asked, count, by, now)
 
 
-def running(database: Database, task: str = "t", **options: Any) -> Claimed:
+def running(database: Database, task: str = "t", by: str = "one", **options: Any) -> Claimed:
     """Create one execution and claim it."""
     invoke(database, task, **options)
-    (claimed,) = claim(database, task)
+    (claimed,) = claim(database, task, by=by)
     return claimed
 
 

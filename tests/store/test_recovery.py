@@ -69,7 +69,7 @@ def test_what_had_not_begun_is_not_counted(database: Database) -> None:
         assert claimed[guilty].deaths == death
         begun = (guilty, claimed[guilty].claim)
         with database.writing() as connection:
-            recovered = attempts.recover(connection, NOW, {"t": 2}, lambda held: held == begun)  # noqa: B023
+            recovered = attempts.recover(connection, NOW, {"t": 2}, lambda _, held: held == begun)  # noqa: B023
     assert recovered == Recovered(returned=[innocent], charged=[guilty], cancelled=[])
     assert view(database, innocent).attempts == []
     assert (view(database, innocent).state, view(database, innocent).attempt) == ("ready", 0)
@@ -82,7 +82,7 @@ def test_a_death_before_it_began_does_not_break_the_row(database: Database) -> N
     die(database)
     claim(database, "t")
     with database.writing() as connection:
-        attempts.recover(connection, NOW, {"t": 2}, lambda held: False)
+        attempts.recover(connection, NOW, {"t": 2}, lambda _, held: False)
     released = ending(claim(database, "t")[0], "ready", "released")
     end(database, msgspec.structs.replace(released, outcome=None))
     assert die(database).charged == []

@@ -18,7 +18,7 @@ from conductor_protocol.units import Instant
 from conductor_supervisor.store import tasks
 from conductor_supervisor.store.dialect import AnyRow, JsonRows, as_list, as_rows, one_of
 from conductor_supervisor.store.executions import is_held, is_running
-from conductor_supervisor.store.schema import attempts, executions
+from conductor_supervisor.store.schema import attempts, executions, supervisors
 
 DEATHS_ALLOWED = 2
 """Supervisor deaths in a row that an execution may live through uncharged; the next one charges it."""
@@ -249,24 +249,25 @@ def recover(
     connection: Connection,
     now: Instant,
     max_attempts: Mapping[str, int],
-    may_have_begun: Callable[[tuple[str, int]], bool] = lambda held: True,  # noqa: ARG005
+    may_have_begun: Callable[[str, tuple[str, int]], bool] = lambda supervisor, held: True,  # noqa: ARG005
 ) -> Recovered:
-    """Take every running execution from supervisors that are dead, uncharged.
+    """Take every running execution from supervisors that are dead, those without a lease, uncharged.
 
-    To be called while no supervisor lives. One that was begun at three supervisor deaths in a row is charged,
-    so that it cannot take a machine down for ever. One that had not begun counts for nothing.
+    Where supervisors need no lease there is one at most: to be called before it begins. An execution that was
+    begun at three supervisor deaths in a row is charged, so that it cannot take a machine down for ever. One
+    that had not begun counts for nothing.
 
     Where nobody can say which had begun, a death counts for all that were in hand. That charges no innocent
     one all the same, for what has lived through a death is run alone from then on (``Claimed.deaths``): at
     the third death it was the only one in its runner's hands.
 
     :param max_attempts: by task; a task that is missing here keeps its executions.
-    :param may_have_begun: tells of an (execution, claim) whether its handler may have been called.
+    :param may_have_begun: tells of a supervisor's (execution, claim) whether its handler may have begun.
     """
     recovered = Recovered([], [], [])
     endings = []
     for row in connection.execute(_ORPHANS):
-        begun = may_have_begun((row.id, row.claim))
+        begun = may_have_begun(row.supervisor, (row.id, row.claim))
         ending = _orphan_ending(connection, row, now, max_attempts.get(row.task), begun)
         endings.append(ending)
         if ending.charged:
@@ -279,16 +280,22 @@ def recover(
     return recovered
 
 
-_ORPHANS = select(
-    executions.c.id,
-    executions.c.claim,
-    executions.c.task,
-    executions.c.attempt,
-    executions.c.lost,
-    executions.c.started_at,
-    executions.c.cancel_requested_at,
-    executions.c.cancel_reason,
-).where(is_running)
+_ORPHANS = (
+    select(
+        executions.c.id,
+        executions.c.claim,
+        executions.c.task,
+        executions.c.attempt,
+        executions.c.lost,
+        executions.c.started_at,
+        executions.c.cancel_requested_at,
+        executions.c.cancel_reason,
+        executions.c.supervisor,
+    )
+    .where(is_running, executions.c.supervisor.not_in(select(supervisors.c.id)))
+    .order_by(executions.c.id)
+    .with_for_update(of=executions)
+)
 
 
 def _orphan_ending(

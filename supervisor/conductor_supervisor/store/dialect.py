@@ -13,6 +13,7 @@ from typing import Any, Self, TypeAlias
 
 import msgspec
 from sqlalchemy import (
+    BigInteger,
     Boolean,
     ColumnElement,
     Connection,
@@ -122,6 +123,44 @@ def _rows_postgresql(element: _JsonRows, compiler: SQLCompiler, **options: Any) 
 def _field_postgresql(element: _JsonField, compiler: SQLCompiler, **options: Any) -> str:
     row, index = (compiler.process(clause, **options) for clause in element.clauses)
     return f"CAST({row} ->> {index} AS {compiler.dialect.type_compiler_instance.process(element.type)})"
+
+
+class DatabaseNow(FunctionElement[int]):
+    """The database's own clock, in microseconds since 1970."""
+
+    type = BigInteger()
+    inherit_cache = True
+
+
+@compiles(DatabaseNow, "sqlite")
+def _now_sqlite(_element: DatabaseNow, _compiler: SQLCompiler, **_options: Any) -> str:
+    return "CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER)"
+
+
+@compiles(DatabaseNow, "postgresql")
+def _now_postgresql(_element: DatabaseNow, _compiler: SQLCompiler, **_options: Any) -> str:
+    return "CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS BIGINT)"
+
+
+class EndIfIdle(FunctionElement[str]):
+    """Have the server end this transaction if we leave it alone for so many seconds."""
+
+    type = Text()
+    inherit_cache = True
+
+    def __init__(self, seconds: int) -> None:
+        super().__init__(literal_column(f"'{seconds}s'"))
+
+
+@compiles(EndIfIdle, "sqlite")
+def _end_if_idle_sqlite(_element: EndIfIdle, _compiler: SQLCompiler, **_options: Any) -> str:
+    return "NULL"  # there is no server, and the lock goes with the process
+
+
+@compiles(EndIfIdle, "postgresql")
+def _end_if_idle_postgresql(element: EndIfIdle, compiler: SQLCompiler, **options: Any) -> str:
+    time = compiler.process(element.clauses, **options)
+    return f"set_config('idle_in_transaction_session_timeout', {time}, true)"
 
 
 class sql(TextClause):  # noqa: N801 - a statement in the making, used as SQLAlchemy's text()

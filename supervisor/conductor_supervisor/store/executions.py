@@ -396,6 +396,16 @@ _LIVE = select(executions.c.id, executions.c.claim).where(one_of(executions.c.id
 is_held = and_(executions.c.id == bindparam("execution"), executions.c.claim == bindparam("held"), is_running)
 
 
+def running_under(connection: Connection, supervisor: str) -> set[tuple[str, int]]:
+    """Return every (execution, claim) that is running under a supervisor's name."""
+    return {(execution, claim) for execution, claim in connection.execute(_RUNNING_UNDER, {"by": supervisor})}
+
+
+_RUNNING_UNDER = select(executions.c.id, executions.c.claim).where(
+    is_running, executions.c.supervisor == bindparam("by")
+)
+
+
 def claimed(connection: Connection, held: Sequence[tuple[str, int]]) -> list[Claimed]:
     """Return what is still running under these very claims."""
     wanted = set(held)

@@ -7,6 +7,7 @@
 ``tasks``       what the running code declares
 ``schedules``   when each cron schedule fired last
 ``pauses``      tasks and queues that operators have paused
+``supervisors`` which supervisors live, where several share the database
 
 An execution is created ``scheduled`` (due later) or ``ready``. A supervisor promotes it when it is due, and
 claims it: ``running``, with a ``claim`` number that grows each time. Whatever is written for a running
@@ -45,7 +46,7 @@ from sqlalchemy import (
     text,
 )
 
-HEAD = "0003"
+HEAD = "0004"
 """The newest revision in ``migrations/versions``, known here so that a check needs no Alembic."""
 
 VERSION_TABLE = "conductor_schema"
@@ -257,6 +258,17 @@ pauses = Table(
     Column("since", BigInteger, nullable=False),
     PrimaryKeyConstraint("kind", "name"),
     CheckConstraint("kind IN ('task', 'queue')", "known_kind"),
+)
+
+supervisors = Table(
+    "conductor_supervisors",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("host", Text, nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("app", Text, nullable=False),
+    Column("started_at", BigInteger, nullable=False),
+    Column("expires_at", BigInteger, nullable=False),
 )
 
 

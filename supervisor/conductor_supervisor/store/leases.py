@@ -1,0 +1,111 @@
+"""Which supervisors live, where several share a database.
+
+Each keeps a lease, a row of its own that it renews. One whose lease has run out is taken for dead: any other
+removes its lease and takes its executions back to the queue, in one transaction. So that none of its writes
+can still be on their way then, each of its transactions holds its lease (:func:`stands`), and one that finds
+none left writes nothing for an execution.
+
+Time here is the database's: the clocks of the machines need not agree.
+"""
+
+from __future__ import annotations
+
+from msgspec import Struct
+from sqlalchemy import Connection, bindparam, delete, select
+
+from conductor_protocol.units import Instant
+from conductor_supervisor.store.dialect import AnyRow, DatabaseNow, EndIfIdle, as_list, one_of
+from conductor_supervisor.store.schema import supervisors
+
+
+class Member(Struct, frozen=True):
+    """A supervisor among those of one database."""
+
+    id: str
+    host: str
+    pid: int
+    app: str
+    started: Instant
+    """By its own clock."""
+
+
+def renew(connection: Connection, member: Member, microseconds: int) -> bool:
+    """Let a supervisor's lease end so long after now. False if it had none (any more): it has one now."""
+    if connection.execute(_RENEW, {"member": member.id, "length": microseconds}).rowcount:
+        return True
+    connection.execute(
+        _REGISTER,
+        {
+            "id": member.id,
+            "host": member.host,
+            "pid": member.pid,
+            "app": member.app,
+            "started": member.started,
+            "length": microseconds,
+        },
+    )
+    return False
+
+
+_RENEW = (
+    supervisors.update()
+    .where(supervisors.c.id == bindparam("member"))
+    .values(expires_at=DatabaseNow() + bindparam("length", type_=supervisors.c.expires_at.type))
+)
+_REGISTER = supervisors.insert().values(
+    id=bindparam("id"),
+    host=bindparam("host"),
+    pid=bindparam("pid"),
+    app=bindparam("app"),
+    started_at=bindparam("started"),
+    expires_at=DatabaseNow() + bindparam("length", type_=supervisors.c.expires_at.type),
+)
+
+
+def stands(connection: Connection, member: str) -> bool:
+    """Tell whether nobody has taken a supervisor for dead, and nobody can before this transaction ends.
+
+    Should we be stopped in the middle of it, the server ends it by itself: it would keep the others waiting.
+    """
+    return connection.scalar(_STANDS, {"member": member}) is not None
+
+
+_STANDS = (
+    select(supervisors.c.id, EndIfIdle(5))
+    .where(supervisors.c.id == bindparam("member"))
+    .with_for_update(read=True)
+)
+
+
+def remove_expired(connection: Connection) -> list[Member]:
+    """Remove the leases that have run out; return whose they were.
+
+    One whose owner is writing at this moment is left for the next time.
+    """
+    gone = [_member(row) for row in connection.execute(_EXPIRED)]
+    if gone:
+        connection.execute(_REMOVE, {"members": as_list([member.id for member in gone])})
+    return gone
+
+
+def remove(connection: Connection, member: str) -> None:
+    """Remove a lease whose owner has ended."""
+    connection.execute(_REMOVE, {"members": as_list([member])})
+
+
+_EXPIRED = (
+    select(supervisors).where(supervisors.c.expires_at < DatabaseNow()).with_for_update(skip_locked=True)
+)
+_REMOVE = delete(supervisors).where(one_of(supervisors.c.id, "members"))
+
+
+def members(connection: Connection) -> list[Member]:
+    """Return the supervisors with a lease, be it that it has run out; in the order of their starts."""
+    return [_member(row) for row in connection.execute(_MEMBERS)]
+
+
+_MEMBERS = select(supervisors).order_by(supervisors.c.id)
+
+
+def _member(row: AnyRow) -> Member:
+    return Member(row.id, row.host, row.pid, row.app, row.started_at)
