@@ -195,6 +195,8 @@ class Supervisor:
         self._signals = 0
         """How many times we were told to stop."""
         self._signals_heeded = 0
+        self._ready = False
+        """A runner has said hello."""
         self._child_died = True
         self._kill_at = float("inf")
         self._killed = False
@@ -358,6 +360,7 @@ class Supervisor:
     def _joined(self, runner: Runner) -> None:
         self._staff.joined(runner)
         if not self._work.draining:
+            self._ready = True
             self._work.place()
             self._intake.stir(runner.slot.pool)
 
@@ -432,7 +435,15 @@ class Supervisor:
 
     # Commands
 
-    def _carry_out(self, request: control.AskStatus | control.AskStop) -> control.Reply:
+    @property
+    def _state(self) -> control.SupervisorState:
+        if self._work.draining:
+            return "draining"
+        return "running" if self._ready else "starting"
+
+    def _carry_out(self, request: control.AskHealth | control.AskStatus | control.AskStop) -> control.Reply:
+        if isinstance(request, control.AskHealth):
+            return control.Health(pid=os.getpid(), state=self._state)
         if isinstance(request, control.AskStop):
             if not self._work.draining:
                 self._begin_shutdown(self._settings.shutdown_grace)
@@ -444,7 +455,7 @@ class Supervisor:
             pid=os.getpid(),
             app=self.reloading.manifest.app,
             database=self._database.url_for_people,
-            state="draining" if self._work.draining else "running",
+            state=self._state,
             started=self._started,
             runners=overview(self._roster, self._meter),
             memory=used.memory,
