@@ -8,18 +8,26 @@ from __future__ import annotations
 
 import socket
 from pathlib import Path
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import msgspec
 from msgspec import Struct
 
 from conductor_protocol.errors import ProtocolError
 from conductor_protocol.manifest import Isolation
-from conductor_protocol.units import Instant
-from conductor_supervisor.errors import NotRunning
+from conductor_protocol.units import Instant, in_words
+from conductor_supervisor.errors import NotAnswering, NotRunning
+from conductor_supervisor.runtime import LOCK, holder_of
 
 SOCKET = "control"
 """Name of the socket in the runtime folder."""
+
+ANSWER_TIME = 5.0
+"""Seconds that a supervisor has to answer, unless whoever asks says otherwise."""
+
+
+class AskHealth(Struct, frozen=True, tag=True):
+    """Are you well? Costs next to nothing. Answer: :class:`Health`."""
 
 
 class AskStatus(Struct, frozen=True, tag=True):
@@ -36,7 +44,18 @@ class AskReload(Struct, frozen=True, tag=True):
     """Read the code anew, and run it in new runners. Answer, once it is read: :class:`Reloaded`."""
 
 
-Request: TypeAlias = AskStatus | AskStop | AskReload
+Request: TypeAlias = AskHealth | AskStatus | AskStop | AskReload
+
+
+SupervisorState: TypeAlias = Literal["starting", "running", "draining"]
+"""No runner has been ready yet; it takes work; it shuts down and begins no more work."""
+
+
+class Health(Struct, frozen=True, kw_only=True, tag=True):
+    """The supervisor's loop turns."""
+
+    pid: int
+    state: SupervisorState
 
 
 class Beside(Struct, frozen=True, kw_only=True):
@@ -91,8 +110,7 @@ class Status(Struct, frozen=True, kw_only=True, tag=True):
     app: str
     database: str
     """Without credentials."""
-    state: str
-    """``running`` or ``draining``."""
+    state: SupervisorState
     started: Instant
     runners: list[RunnerStatus]
     memory: int
@@ -122,7 +140,7 @@ class Rejected(Struct, frozen=True, tag=True):
     message: str
 
 
-Reply: TypeAlias = Status | Accepted | Reloaded | Rejected
+Reply: TypeAlias = Health | Status | Accepted | Reloaded | Rejected
 
 _request: msgspec.json.Decoder[Request] = msgspec.json.Decoder(Request)
 _reply: msgspec.json.Decoder[Reply] = msgspec.json.Decoder(Reply)
@@ -139,29 +157,52 @@ def read_request(frame: bytes) -> Request:
         raise ProtocolError(f"not a control request: {error}") from error
 
 
-def ask(folder: Path, request: Request, timeout: float = 5.0) -> Reply:
+def ask(folder: Path, request: Request, timeout: float | None = None) -> Reply:
     """Ask the supervisor whose runtime folder this is, and wait for its answer.
 
-    :raises NotRunning: if nobody listens there, or nobody answers in time.
+    :param timeout: seconds; None: :data:`ANSWER_TIME`.
+    :raises NotRunning: if nobody listens there.
+    :raises NotAnswering: if somebody does, and does not answer in time.
     """
     if not _listens(folder / SOCKET):
         raise NotRunning("no supervisor is running here; start one: conductor-supervisor start")
     import zmq
 
+    patience = ANSWER_TIME if timeout is None else timeout
     with zmq.Context() as context, context.socket(zmq.DEALER) as asker:
         asker.linger = 0
         asker.connect(f"ipc://{folder / SOCKET}")
         asker.send(msgspec.json.encode(request))
-        if not asker.poll(round(timeout * 1000)):
-            raise NotRunning("no supervisor answers; start one: conductor-supervisor start")
+        if not asker.poll(round(patience * 1000)):
+            raise _not_answering(folder, patience)
         return _reply.decode(asker.recv())
 
 
 def _listens(path: Path) -> bool:
     """Tell whether a process listens on a socket: ZeroMQ would wait for one that may never come."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as caller:
+        caller.setblocking(False)
         try:
             caller.connect(str(path))
+        except BlockingIOError:  # many others wait to be let in: it is slow, or stopped
+            return True
         except OSError:
             return False
         return True
+
+
+def _not_answering(folder: Path, waited: float) -> NotAnswering:
+    """Return what to say of a supervisor that is silent. It listens, so it lives, and the lock is its own."""
+    from conductor_supervisor.processes.memory import is_stopped
+
+    lock = folder / LOCK
+    holder = holder_of(lock)
+    if holder is None:
+        return NotAnswering(
+            None, f"a supervisor listens in {folder}, but has not answered in {in_words(waited)}"
+        )
+    pid = holder.pid
+    why = f"it is busy, or hangs; end it, if it must be: kill -ABRT {pid}"
+    if is_stopped(pid):
+        why = f"something has stopped it with SIGSTOP; let it go on: kill -CONT {pid}"
+    return NotAnswering(pid, f"process {pid} holds {lock}, but has not answered in {in_words(waited)}: {why}")

@@ -7,6 +7,7 @@ ConductorError (protocol)
     ├── AppError              the app cannot be imported, or its declarations cannot be read
     ├── AlreadyRunning        another supervisor holds the lock
     ├── NotRunning            a command needs a running supervisor, and there is none
+    ├── NotAnswering          there is one, and it does not answer
     └── StoreError            the database cannot be used
         ├── NoDatabase        there is none yet
         ├── ForeignDatabase   it has no tables of Conductor's
@@ -36,6 +37,15 @@ class AlreadyRunning(SupervisorError):
 
 class NotRunning(SupervisorError):
     """A command needs a running supervisor, and there is none."""
+
+
+class NotAnswering(SupervisorError):
+    """A supervisor holds the lock and does not answer; the message names its process."""
+
+    def __init__(self, pid: int | None, sentence: str) -> None:
+        """:param pid: None if the lock does not tell."""
+        super().__init__(sentence)
+        self.pid = pid
 
 
 class StoreError(SupervisorError):

@@ -19,6 +19,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from msgspec import Struct
+
 from conductor_protocol.errors import UsageError
 from conductor_supervisor.errors import AlreadyRunning, SupervisorError
 from conductor_supervisor.store.location import SqliteLocation, locate
@@ -59,20 +61,28 @@ def find_runtime_folder(url: str, override: str | None = None) -> Path:
     :raises UsageError: if its path is too long for sockets.
     """
     if override is not None:
-        folder = Path(override).absolute()
-        if not _short_enough(folder):
-            longest = _SOCKET_PATH - LONGEST_SOCKET_NAME - 1
-            raise UsageError(
-                f"runtime: a socket's path may have {_SOCKET_PATH} bytes, so the folder at most {longest}; "
-                f"got {len(os.fsencode(folder))}: {folder}; name a shorter one, such as /tmp/conductor-mine"
-            )
-        return folder
+        return named_folder(override)
     name = hashlib.sha256(locate(url).identity.encode()).hexdigest()[:16]
     if session := os.environ.get("XDG_RUNTIME_DIR"):
         folder = Path(session) / "conductor" / name
         if folder.is_absolute() and Path(session).is_dir() and _short_enough(folder):
             return folder
     return Path(f"/tmp/conductor-{os.getuid()}") / name  # noqa: S108 - owner and mode are checked
+
+
+def named_folder(name: str) -> Path:
+    """Return the runtime folder that somebody has named, whatever the database is.
+
+    :raises UsageError: if its path is too long for sockets.
+    """
+    folder = Path(name).absolute()
+    if not _short_enough(folder):
+        longest = _SOCKET_PATH - LONGEST_SOCKET_NAME - 1
+        raise UsageError(
+            f"runtime: a socket's path may have {_SOCKET_PATH} bytes, so the folder at most {longest}; "
+            f"got {len(os.fsencode(folder))}: {folder}; name a shorter one, such as /tmp/conductor-mine"
+        )
+    return folder
 
 
 def _short_enough(folder: Path) -> bool:
@@ -99,6 +109,25 @@ def _make_private(folder: Path) -> None:
         )
 
 
+class Holder(Struct, frozen=True):
+    """Who has written its name into a lock file."""
+
+    pid: int
+    since: str
+
+    def __str__(self) -> str:
+        return f"process {self.pid}, since {self.since}"
+
+
+def holder_of(lock: Path) -> Holder | None:
+    """Return who took a lock last, be it held still or not; None: the file does not tell."""
+    with contextlib.suppress(OSError):
+        pid, _, since = lock.read_text(errors="replace").strip().partition(" ")
+        if pid.isascii() and pid.isdigit() and since:
+            return Holder(int(pid), since)
+    return None
+
+
 class Lock:
     """A file that one process holds for as long as it lives; the kernel lets go when the process dies.
 
@@ -122,9 +151,8 @@ class Lock:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            holder = os.read(descriptor, 200).decode(errors="replace")
             os.close(descriptor)
-            raise AlreadyRunning(self._sentence(holder)) from None
+            raise AlreadyRunning(self._sentence(holder_of(self._path))) from None
         note = f"{os.getpid()} {datetime.now(UTC).isoformat(timespec='seconds')}\n"
         os.ftruncate(descriptor, 0)
         os.write(descriptor, note.encode())
@@ -136,9 +164,8 @@ class Lock:
             os.close(self._descriptor)
             self._descriptor = None
 
-    def _sentence(self, holder: str) -> str:
-        pid, _, since = holder.strip().partition(" ")
-        who = f"process {pid}, since {since}" if since else "a process that has not said its name yet"
+    def _sentence(self, holder: Holder | None) -> str:
+        who = str(holder) if holder is not None else "a process that has not said its name yet"
         return (
             f"a supervisor is running already ({who}; it holds {self._path}); "
             "stop it first: conductor-supervisor stop"

@@ -62,7 +62,9 @@ def looked(at: float, *runners: control.RunnerStatus, pid: int = 9, cpu: float =
         ended=ended,
         runners=list(runners),
     )
-    return Look(at, StatusView(database="", supervisor=supervisor, counts={}, paused=[], waiting=[]))
+    return Look(
+        at, StatusView(database="", supervisor=supervisor, silent=None, counts={}, paused=[], waiting=[])
+    )
 
 
 def test_what_is_used_in_a_second_is_found_between_two_looks() -> None:
@@ -80,7 +82,10 @@ def test_what_is_used_in_a_second_is_found_between_two_looks() -> None:
     [
         (None, looked(1)),
         (looked(1, pid=1), looked(2, pid=2)),
-        (Look(1, StatusView(database="", supervisor=None, counts={}, paused=[], waiting=[])), looked(2)),
+        (
+            Look(1, StatusView(database="", supervisor=None, silent=None, counts={}, paused=[], waiting=[])),
+            looked(2),
+        ),
     ],
     ids=["first look", "another supervisor", "none before"],
 )

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import shutil
+import socket
+import subprocess
+import sys
 import tempfile
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -22,6 +26,7 @@ from conductor_protocol.units import MICROSECONDS, Instant, instant
 from conductor_supervisor import control
 from conductor_supervisor.cli import cli
 from conductor_supervisor.clock import FileClock
+from conductor_supervisor.runtime import LOCK
 from conductor_supervisor.store import attempts, executions, schedules, schema, tasks
 from conductor_supervisor.store.attempts import Ending
 from conductor_supervisor.store.database import Database
@@ -141,6 +146,24 @@ class PretendSupervisor:
                 request = control.read_request(frame)
                 self.asked.append(request)
                 self._socket.send_multipart([peer, msgspec.json.encode(self._answer(request))])
+
+
+@contextmanager
+def silent_supervisor(runtime: Path) -> Iterator[int]:
+    """Let a process hold the lock that listens, and never answers; give its pid."""
+    with socket.socket(socket.AF_UNIX) as listener, sleeper() as process:
+        listener.bind(str(runtime / control.SOCKET))
+        listener.listen(0)
+        (runtime / LOCK).write_text(f"{process.pid} 2030-01-01T12:00:00+00:00\n")
+        yield process.pid
+
+
+@contextmanager
+def sleeper() -> Iterator[subprocess.Popen[bytes]]:
+    """A process that does nothing."""
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        yield process
+        process.kill()
 
 
 def status(runners: Sequence[control.RunnerStatus] = (), pid: int = 4711) -> control.Status:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 HELP = "from conductor_supervisor.cli import cli; cli(['--help'], standalone_mode=False)"
+HEALTH = "from conductor_supervisor.cli import cli; cli(['health'], standalone_mode=False)"
 CLIENT = "from conductor import Conductor; app = Conductor(); app.invoke('t'); app.close()"
 STORE = ("sqlalchemy", "alembic", "uuid_utils")
 
@@ -19,10 +20,11 @@ STORE = ("sqlalchemy", "alembic", "uuid_utils")
         ("import conductor", ("asyncio", "zmq", "croniter", "difflib", "conductor_supervisor", *STORE)),
         ("import conductor.child.process", ("asyncio", "croniter", "conductor_supervisor", *STORE)),
         (HELP, ("zmq", "asyncio", "rich", "psutil", "croniter", *STORE)),
+        (HEALTH, ("asyncio", "rich", "psutil", "croniter", *STORE)),
         (CLIENT, ("zmq", "alembic", "sqlalchemy.dialects.postgresql")),
         ("import conductor_supervisor.supervisor", ("alembic", "croniter", "rich", "conductor")),
     ],
-    ids=["declaring", "a runner", "the help", "a client with a new database", "a supervisor"],
+    ids=["declaring", "a runner", "the help", "health", "a client with a new database", "a supervisor"],
 )
 def test_what_is_not_needed_is_not_imported(doing: str, needless: tuple[str, ...], tmp_path: Path) -> None:
     """In a fresh interpreter."""

@@ -9,6 +9,7 @@
 ``top``         top
 ``output``      logs
 ``declared``    tasks, schedules
+``health``      health
 ``operate``     status, pause, resume, stop
 ``upkeep``      migrate, completion
 ``doctor``      is everything in place?
@@ -32,6 +33,7 @@ COMMANDS = {
     "stop": "operate",
     "reload": "operate",
     "status": "operate",
+    "health": "health",
     "top": "top",
     "invoke": "executions",
     "cancel": "executions",

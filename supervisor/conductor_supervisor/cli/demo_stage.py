@@ -32,7 +32,7 @@ from conductor_protocol.operations import (
 )
 from conductor_protocol.units import in_words
 from conductor_supervisor import control
-from conductor_supervisor.errors import NotRunning, SupervisorError
+from conductor_supervisor.errors import NotAnswering, NotRunning, SupervisorError
 from conductor_supervisor.runtime import database_lock, runtime_folder
 
 DATABASE = "conductor.db"
@@ -104,10 +104,10 @@ class Folder:
                 entry.unlink()
 
     def status(self) -> control.Status | None:
-        """Return what the supervisor of this folder says, or None if none is running."""
+        """Return what the supervisor of this folder says, or None if none is running and answers."""
         try:
             reply = control.ask(runtime_folder(self.url), control.AskStatus(), timeout=10)
-        except NotRunning:
+        except (NotRunning, NotAnswering):
             return None
         return reply if isinstance(reply, control.Status) else None
 

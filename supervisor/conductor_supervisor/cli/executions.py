@@ -200,8 +200,8 @@ def _outcome(site: Site, execution: str, limit: float | None) -> Outcome:
     :raises SupervisorError: if it has not within the limit.
     """
     render.remark(execution)
-    if not site.is_running():
-        render.remark("no supervisor is running here; the execution waits for one")
+    if (why := site.unattended()) is not None:
+        render.remark(why)
     began = time.monotonic()
     wait = FIRST_WAIT
     while True:

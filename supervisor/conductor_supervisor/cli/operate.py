@@ -16,7 +16,7 @@ from conductor_supervisor import control
 from conductor_supervisor.cli import render
 from conductor_supervisor.cli.site import Site, json_option, located
 from conductor_supervisor.cli.waiting import Waiting, waiting
-from conductor_supervisor.errors import NotRunning, SupervisorError
+from conductor_supervisor.errors import NotAnswering, NotRunning, SupervisorError
 from conductor_supervisor.readers import suggestion
 
 if TYPE_CHECKING:
@@ -38,8 +38,7 @@ class SupervisorView(Struct, frozen=True, kw_only=True):
 
     pid: int
     app: str
-    state: str
-    """``running`` or ``draining``."""
+    state: control.SupervisorState
     started: datetime
     memory: int
     """Resident bytes of the supervisor itself."""
@@ -48,6 +47,14 @@ class SupervisorView(Struct, frozen=True, kw_only=True):
     ended: int
     """Attempts that have ended since it was started."""
     runners: list[control.RunnerStatus]
+
+
+class Silent(Struct, frozen=True):
+    """A supervisor that holds the lock, and does not answer."""
+
+    pid: int | None
+    """Null: the lock does not tell."""
+    reason: str
 
 
 class Paused(Struct, frozen=True):
@@ -62,7 +69,9 @@ class StatusView(Struct, frozen=True, kw_only=True):
 
     database: str
     supervisor: SupervisorView | None
-    """Null: none is running."""
+    """Null: none is running, or it is silent."""
+    silent: Silent | None
+    """Null: none is running, or it answers."""
     counts: dict[str, dict[State, int]]
     """Executions by task and state; finished ones are counted to 10,000."""
     paused: list[Paused]
@@ -75,14 +84,17 @@ class StatusView(Struct, frozen=True, kw_only=True):
 def status(site: Site, as_json: bool) -> None:
     """Show what runs and what waits.
 
-    Which runner does what, how many executions there are in each state, and why ready ones do not run.
+    Which runner does what, how many executions there are in each state, and why ready ones do not run. The
+    exit status is 1 if a supervisor is running, but does not answer.
     """
     view = look(site)
     if as_json:
         render.show_json(view)
-        return
-    _show_supervisor(view, moment(site.clock.now()))
-    show_work(view)
+    else:
+        _show_supervisor(view, moment(site.clock.now()))
+        show_work(view)
+    if view.silent is not None:
+        click.get_current_context().exit(1)
 
 
 def show_work(view: StatusView) -> None:
@@ -98,9 +110,15 @@ def look(site: Site) -> StatusView:
     """Return what runs and what waits at this moment."""
     from conductor_supervisor.store import executions, tasks
 
+    supervisor, silent = _supervisor(site)
     if site.is_new():
         return StatusView(
-            database=site.database_for_people, supervisor=_supervisor(site), counts={}, paused=[], waiting=[]
+            database=site.database_for_people,
+            supervisor=supervisor,
+            silent=silent,
+            counts={},
+            paused=[],
+            waiting=[],
         )
     specs = site.declared()
     with site.reading() as connection:
@@ -108,18 +126,27 @@ def look(site: Site) -> StatusView:
         paused = sorted(tasks.paused(connection))
     return StatusView(
         database=site.database_for_people,
-        supervisor=_supervisor(site),
+        supervisor=supervisor,
+        silent=silent,
         counts={task: counts[task] for task in sorted(counts)},
         paused=[Paused(kind, name) for kind, name in paused],
         waiting=waiting(specs, counts, paused, site.clock.now()),
     )
 
 
-def _supervisor(site: Site) -> SupervisorView | None:
+def _supervisor(site: Site) -> tuple[SupervisorView | None, Silent | None]:
+    """Return what the supervisor answers, or that it does not; neither, if none is running."""
     try:
-        answer = site.ask(control.AskStatus())
+        return _ask_status(site), None
     except NotRunning:
-        return None
+        return None, None
+    except NotAnswering as error:
+        return None, Silent(error.pid, str(error))
+
+
+def _ask_status(site: Site) -> SupervisorView:
+    """Ask the supervisor. Raises as :meth:`Site.ask`."""
+    answer = site.ask(control.AskStatus())
     if not isinstance(answer, control.Status):
         raise SupervisorError(f"the supervisor gave an answer of another kind: {answer}")
     return SupervisorView(
@@ -137,6 +164,9 @@ def _supervisor(site: Site) -> SupervisorView | None:
 def _show_supervisor(view: StatusView, now: datetime) -> None:
     supervisor = view.supervisor
     render.say(f"database    {view.database}")
+    if view.silent is not None:
+        render.say(f"supervisor  not answering: {view.silent.reason}")
+        return
     if supervisor is None:
         render.say("supervisor  not running; start one: conductor-supervisor start")
         return
@@ -290,9 +320,10 @@ def stop(site: Site, now: bool, wait: bool) -> None:
 
     What runs goes back to the queue with its steps.
     """
-    supervisor = _supervisor(site)
-    if supervisor is None:
-        raise NotRunning("no supervisor is running here")
+    try:
+        supervisor = _ask_status(site)
+    except NotRunning as error:
+        raise NotRunning("no supervisor is running here") from error
     answer = site.ask(control.AskStop(now=now))
     if isinstance(answer, control.Rejected):
         raise SupervisorError(answer.message)

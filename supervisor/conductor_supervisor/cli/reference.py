@@ -23,12 +23,13 @@ from conductor_protocol.operations import (
 )
 from conductor_supervisor.cli.declared import ScheduleView, TaskView
 from conductor_supervisor.cli.doctor import Finding, Health
-from conductor_supervisor.cli.operate import Paused, StatusView, SupervisorView
+from conductor_supervisor.cli.health import HealthView
+from conductor_supervisor.cli.operate import Paused, Silent, StatusView, SupervisorView
 from conductor_supervisor.cli.output import OutputLine
 from conductor_supervisor.cli.replay import End, ReplayView
 from conductor_supervisor.cli.top import Load, TopView
 from conductor_supervisor.cli.waiting import Waiting
-from conductor_supervisor.control import Beside, RunnerStatus
+from conductor_supervisor.control import Beside, RunnerStatus, SupervisorState
 from conductor_supervisor.settings import QUEUE, SETTINGS, TASK
 from conductor_supervisor.store.tasks import Kind
 
@@ -105,6 +106,7 @@ WORDS: dict[str, object] = {
     "CatchUp": CatchUp,
     "Health": Health,
     "End": End,
+    "SupervisorState": SupervisorState,
 }
 """Types of fields that hold one of a few words."""
 
@@ -116,9 +118,9 @@ JSON_OUTPUT: tuple[tuple[str, tuple[type[Struct], ...]], ...] = (
         ),
         (ExecutionView, AttemptView, CrashReport, Failure, StepView, ProgressView),
     ),
-    ("`status --json`", (StatusView, SupervisorView, RunnerStatus, Beside, Paused, Waiting)),
+    ("`status --json`", (StatusView, SupervisorView, Silent, RunnerStatus, Beside, Paused, Waiting)),
+    ("`health --json`", (HealthView,)),
     ("`logs ID --json` is an array of lines", (OutputLine,)),
-    ("`status --json`", (StatusView, SupervisorView, RunnerStatus, Paused, Waiting)),
     ("`top --json`; its `StatusView` is that of `status`", (TopView, Load)),
     ("`replay ID --json`; its `Failure` is that of `show`", (ReplayView,)),
     ("`tasks --json` is an array", (TaskView, WindowSpec)),

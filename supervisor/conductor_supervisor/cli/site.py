@@ -23,6 +23,7 @@ from conductor_supervisor.errors import (
     AppError,
     ForeignDatabase,
     NoDatabase,
+    NotAnswering,
     NotRunning,
     OutdatedDatabase,
     StoreError,
@@ -91,10 +92,12 @@ class Site:
 
     @property
     def folder(self) -> Path:
-        """The runtime folder, be it there or not."""
-        from conductor_supervisor.runtime import find_runtime_folder
+        """The runtime folder, be it there or not. The database counts only where no folder is named."""
+        from conductor_supervisor.runtime import find_runtime_folder, named_folder
 
-        return find_runtime_folder(self.url, self.settings.runtime)
+        if self.settings.runtime is not None:
+            return named_folder(self.settings.runtime)
+        return find_runtime_folder(self.url)
 
     def payload_check(self, task: str, payload: bytes) -> Inquiry[Fits] | None:
         """Begin to ask the configured app whether a payload fits a task; None if no app is configured.
@@ -264,22 +267,24 @@ class Site:
 
     # The supervisor
 
-    def ask(self, request: control.Request, timeout: float = 5.0) -> control.Reply:
+    def ask(self, request: control.Request, timeout: float | None = None) -> control.Reply:
         """Ask the running supervisor.
 
-        :param timeout: seconds.
-
+        :param timeout: seconds; None: as long as it usually has.
         :raises NotRunning: if there is none.
+        :raises NotAnswering: if there is one, and it does not answer in time.
         """
         return control.ask(self.folder, request, timeout)
 
-    def is_running(self) -> bool:
-        """Tell whether a supervisor answers."""
+    def unattended(self) -> str | None:
+        """Return why nobody runs what waits here; None if a supervisor answers."""
         try:
-            self.ask(control.AskStatus())
+            self.ask(control.AskHealth())
         except NotRunning:
-            return False
-        return True
+            return "no supervisor is running here; the execution waits for one"
+        except NotAnswering as error:
+            return str(error)
+        return None
 
 
 def located(command: Callable[..., R]) -> Callable[..., R]:

@@ -21,7 +21,7 @@ from conductor_supervisor import control
 from conductor_supervisor.cli import render
 from conductor_supervisor.cli.operate import StatusView, count_table, look, show_work, work_lines
 from conductor_supervisor.cli.site import SHORTEST_ID, Site, json_option, located
-from conductor_supervisor.errors import NotRunning
+from conductor_supervisor.errors import NotAnswering, NotRunning
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -133,8 +133,13 @@ def _percent(used: float, passed: float) -> float:
 
 
 def _show_once(site: Site, as_json: bool) -> None:
-    """:raises NotRunning: if no supervisor is."""
+    """
+    :raises NotRunning: if no supervisor is.
+    :raises NotAnswering: if one is, and does not answer.
+    """
     first = _look(site)
+    if (silent := first.status.silent) is not None:
+        raise NotAnswering(silent.pid, silent.reason)
     if first.status.supervisor is None:
         raise NotRunning(
             "no supervisor is running here; what is stored is shown by: conductor-supervisor status"
@@ -154,8 +159,10 @@ def _show_once(site: Site, as_json: bool) -> None:
 
 def _header(view: TopView, now: datetime) -> str:
     supervisor = view.status.supervisor
+    if view.status.silent is not None:
+        return f"supervisor  not answering: {view.status.silent.reason}"
     if supervisor is None:
-        return "supervisor  not running, or it does not answer; start one: conductor-supervisor start"
+        return "supervisor  not running; start one: conductor-supervisor start"
     facts = [
         f"supervisor  {supervisor.state} {supervisor.app}",
         f"process {supervisor.pid}",
