@@ -171,6 +171,7 @@ class Staff:
     def joined(self, runner: Runner) -> None:
         """Let a runner that has said hello on both channels take work."""
         runner.phase = "ready"
+        runner.child.bind_group()
         runner.slot.failures = 0
         runner.slot.note = self._nursery.note if runner.slot.pool.isolation == "fresh" else ""
         log.debug("runner %d is ready (process %d)", runner.slot.number, runner.child.pid)
