@@ -15,3 +15,8 @@ CLOCK: int = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 def uptime() -> float:
     """Return the seconds since the machine was started, sleep included."""
     return time.clock_gettime(CLOCK)
+
+
+def has_passed(moment: float | None) -> bool:
+    """Tell whether a moment by this clock has come; None never does."""
+    return moment is not None and uptime() >= moment
