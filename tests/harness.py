@@ -189,6 +189,15 @@ class Project:
         self.environment["CONDUCTOR_CLOCK"] = str(self.folder / "clock")
         return clock
 
+    def lease(self, lease: str = "3s") -> Path:
+        """Give every supervisor started from now on a lease, as if it shared its database; return the file
+        without which it is not renewed.
+        """
+        renewals = self.folder / "renewals"
+        renewals.touch()
+        self.environment |= {"CONDUCTOR_LEASE": lease, "CONDUCTOR_RENEWALS": str(renewals)}
+        return renewals
+
     # What a client does
 
     @property
@@ -266,6 +275,14 @@ class Project:
     def let_go(self, name: str) -> None:
         """Make the file that a task waits for."""
         (self.folder / name).touch()
+
+
+def gone(pid: int) -> bool:
+    """Tell whether a process has ended, reaped or not."""
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 def command(process: psutil.Process) -> list[str]:

@@ -31,6 +31,8 @@ from conductor_supervisor.errors import StoreError, SupervisorError
 from conductor_supervisor.generation import pools_of, schedules_of, tasks_of
 from conductor_supervisor.intake import Intake, Schedule
 from conductor_supervisor.journal import Journal
+from conductor_supervisor.lease import lease_from_environment
+from conductor_supervisor.leasing import Leasing
 from conductor_supervisor.notify import ServiceManager
 from conductor_supervisor.overrides import effective
 from conductor_supervisor.overview import overview
@@ -198,7 +200,10 @@ class Supervisor:
         self._poke = PokeSocket(folder)
         self._roster = Roster(pools_of(settings, known.values()), settings.slots)
         self._journal = Journal(database, clock, changed=self._changed)
-        self._work = Work(known, self._roster, self._router, self._journal, clock, ended=self._ended)
+        lease, renew = lease_from_environment(settings.lease)
+        self._work = Work(
+            known, self._roster, self._router, self._journal, clock, ended=self._ended, lease=lease
+        )
         self._intake = Intake(self._work, self._journal, me, cron)
         self._transcripts = Transcripts(self._roster, self._journal, clock, settings.log_limit)
         self._staff = Staff(
@@ -212,6 +217,7 @@ class Supervisor:
             reported=self._reported,
         )
         self.reloading = Reloading(self._work, self._intake, self._staff, settings, manifest, paths, manager)
+        self._leasing = Leasing(lease, renew, self._work, self._staff, self._intake)
         self._watch = Watch(self._work, self._staff, settings)
         self._dispatcher = Dispatcher(
             self._work, self._intake, settings, joined=self._joined, worn=self._worn
@@ -279,6 +285,7 @@ class Supervisor:
     def _loop(self, wake: int) -> None:
         while not self._done():
             self._wait(wake)
+            self._leasing.look()
             for effect in self._journal.effects():
                 effect()
             self._receive()
@@ -363,6 +370,7 @@ class Supervisor:
         """Do what time brings."""
         now = time.monotonic()
         self._manager.turn(now)
+        self._leasing.tick()
         self._intake.tick()
         self._staff.fill()
         if not self._work.draining:

@@ -571,6 +571,9 @@ class SimulatedRunner:
         if number == signal.SIGKILL or not self._world.chance(0.3):
             self._world.after(self._world.delay(), partial(self.die, -number))
 
+    def bind_group(self) -> None:
+        """It starts nothing that could outlive it."""
+
     def ask_for_stacks(self) -> None:
         """Print nothing."""
 

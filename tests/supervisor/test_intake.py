@@ -29,6 +29,7 @@ class Site:
             tasks={"job": task()},
             roster=roster,
             draining=False,
+            closed=False,
             clock=SimpleNamespace(now=lambda: NOW),
             place=lambda: None,
             take=lambda taken: None,
