@@ -115,9 +115,10 @@ class Supervisor:
 class Project:
     """A folder with tasks.py, conductor.db and whatever supervisors a test starts."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, url: str | None = None) -> None:
+        """:param url: of the database; by default a file in the folder."""
         self.folder = folder
-        self.url = f"sqlite:///{folder}/conductor.db"
+        self.url = url or f"sqlite:///{folder}/conductor.db"
         self.environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith("CONDUCTOR_")},
             "CONDUCTOR_DATABASE_URL": self.url,

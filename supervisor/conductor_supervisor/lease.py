@@ -16,16 +16,15 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
 from conductor_protocol.uptime import uptime
 
-KILL_AFTER = 3 / 5
+KILL_AFTER = 4 / 5
 """Of the lease: how long it counts as held without a renewal."""
 
-DEAD_AFTER = 2 / 3
+DEAD_AFTER = 5 / 6
 """Of the lease: how long a runner may live without one. What is left of it is time to die in."""
 
 RENEWALS = "CONDUCTOR_RENEWALS"
@@ -66,6 +65,10 @@ class Lease:
             self._missed = True
         self._renewed = max(self._renewed, at)
 
+    def missed(self) -> None:
+        """Another has taken us for dead: what we held may be its now."""
+        self._missed = self._missed or not self._lost
+
     def is_held(self, now: float) -> bool:
         """Tell whether we may go on with what we hold, and begin more."""
         return not self._lost and not self._missed and self._reaches(now)
@@ -95,15 +98,14 @@ Renew: TypeAlias = Callable[[Lease], None]
 """Begins a renewal. :meth:`Lease.renewed` is called, by the loop thread, when the database has taken it."""
 
 
-def lease_from_environment(seconds: float) -> tuple[Lease, Renew]:
-    """Return the lease on a database that nobody shares, and what renews it."""
-    path = os.environ.get(RENEWALS)
-    if not path:
-        return Lease(), lambda _lease: None
-    return Lease(seconds, uptime()), partial(_renew_while_there_is, Path(path))
+def lease_from_environment(seconds: float) -> Lease:
+    """Return the lease on a database that nobody shares."""
+    return Lease(seconds, uptime()) if os.environ.get(RENEWALS) else Lease()
 
 
-def _renew_while_there_is(file: Path, lease: Lease) -> None:
+def renew_from_environment(lease: Lease) -> None:
+    """Renew the lease on a database that nobody shares."""
     at = uptime()
-    if file.exists():
+    file = os.environ.get(RENEWALS)
+    if file and Path(file).exists():
         lease.renewed(at)

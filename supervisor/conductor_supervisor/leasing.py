@@ -14,7 +14,7 @@ from conductor_supervisor.lease import KILL_AFTER, Lease, Renew
 from conductor_supervisor.staff import Staff
 from conductor_supervisor.work import Work
 
-RENEW_AFTER = 1 / 10
+RENEW_AFTER = 1 / 15
 """Of the lease: how often it is renewed."""
 
 CONTROL: Channel = "control"

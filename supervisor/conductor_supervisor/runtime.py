@@ -114,6 +114,8 @@ class Holder(Struct, frozen=True):
 
     pid: int
     since: str
+    name: str | None = None
+    """What it is called among the supervisors of its database."""
 
     def __str__(self) -> str:
         return f"process {self.pid}, since {self.since}"
@@ -121,10 +123,10 @@ class Holder(Struct, frozen=True):
 
 def holder_of(lock: Path) -> Holder | None:
     """Return who took a lock last, be it held still or not; None: the file does not tell."""
-    with contextlib.suppress(OSError):
-        pid, _, since = lock.read_text(errors="replace").strip().partition(" ")
-        if pid.isascii() and pid.isdigit() and since:
-            return Holder(int(pid), since)
+    with contextlib.suppress(OSError, ValueError):
+        pid, since, *name = lock.read_text(errors="replace").split()
+        if pid.isascii() and pid.isdigit():
+            return Holder(int(pid), since, name[0] if name else None)
     return None
 
 
@@ -134,9 +136,13 @@ class Lock:
     The file stays behind: removing it would let two processes hold two files of one name.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, name: str = "") -> None:
+        """:param name: what to tell of us beside our process id and the time."""
         self._path = path
+        self._name = name
         self._descriptor: int | None = None
+        self.former: str | None = None
+        """Once we hold it: the name of who held it before us, if that had one."""
 
     def acquire(self) -> None:
         """Take the lock and write our process id and the time into it.
@@ -153,7 +159,9 @@ class Lock:
         except BlockingIOError:
             os.close(descriptor)
             raise AlreadyRunning(self._sentence(holder_of(self._path))) from None
-        note = f"{os.getpid()} {datetime.now(UTC).isoformat(timespec='seconds')}\n"
+        before = holder_of(self._path)
+        self.former = None if before is None else before.name
+        note = f"{os.getpid()} {datetime.now(UTC).isoformat(timespec='seconds')} {self._name}".rstrip() + "\n"
         os.ftruncate(descriptor, 0)
         os.write(descriptor, note.encode())
         self._descriptor = descriptor
@@ -181,9 +189,9 @@ class Lock:
         self.release()
 
 
-def folder_lock(folder: Path) -> Lock:
+def folder_lock(folder: Path, name: str = "") -> Lock:
     """Return the lock of a runtime folder: one supervisor for each."""
-    return Lock(folder / LOCK)
+    return Lock(folder / LOCK, name)
 
 
 def database_lock(url: str) -> AbstractContextManager[object]:

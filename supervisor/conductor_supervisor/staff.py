@@ -398,7 +398,8 @@ class Staff:
             self._start_later(slot, f"{exit_in_words(ended.returncode)} before it was ready{printed}")
         elif not in_order and not unwanted:
             slot.restarts += 1
-            if held_nothing and not runner.lost:
+            deaf = ended.returncode == -signal.SIGKILL and has_passed(runner.heard_until)
+            if held_nothing and not runner.lost and not deaf:
                 log.warning("runner %d %s", slot.number, _end_of_idle(runner, ended))
         runner.child.close()
 

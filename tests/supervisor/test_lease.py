@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conductor_supervisor.lease import Lease
+from conductor_supervisor.lease import KILL_AFTER, Lease
 
 SECONDS = 30.0
 
@@ -25,11 +25,25 @@ def test_it_is_held_for_a_while_after_a_renewal() -> None:
     """Then all is to be killed, before the runners' own timers do it, and long before the end."""
     lease = Lease(SECONDS, at=100)
     lease.renewed(110)
-    assert lease.is_held(127.9)
-    assert not lease.must_kill(127.9)
-    assert not lease.is_held(128)
-    assert lease.must_kill(128)
-    assert lease.live_until == 110 + lease.dead_after == 130
+    killed = 110 + SECONDS * KILL_AFTER
+    assert lease.is_held(killed - 0.1)
+    assert not lease.must_kill(killed - 0.1)
+    assert not lease.is_held(killed)
+    assert lease.must_kill(killed)
+    assert lease.live_until == 110 + lease.dead_after
+    assert killed < lease.live_until < 110 + SECONDS
+
+
+def test_being_taken_for_dead_by_another_loses_it() -> None:
+    """Though it has been renewed in time: what we held may be another's now. Once lost, that is no news."""
+    lease = Lease(SECONDS)
+    lease.missed()
+    lease.renewed(10)
+    assert lease.must_kill(10)
+    lease.lose()
+    lease.missed()
+    lease.renewed(11)
+    assert lease.is_back(12)
 
 
 def test_all_is_killed_once() -> None:
