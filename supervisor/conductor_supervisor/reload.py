@@ -18,6 +18,7 @@ from conductor_protocol.units import counted
 from conductor_supervisor import control
 from conductor_supervisor.generation import pools_of, schedules_of, tasks_of
 from conductor_supervisor.intake import Intake
+from conductor_supervisor.notify import ServiceManager
 from conductor_supervisor.overrides import effective
 from conductor_supervisor.processes.describe import description
 from conductor_supervisor.settings import Settings, database_url
@@ -75,8 +76,13 @@ class Reloading:
         settings: Settings,
         manifest: Manifest,
         paths: Sequence[str],
+        manager: ServiceManager,
     ) -> None:
-        """:param paths: folders that are put before the import path."""
+        """
+        :param paths: folders that are put before the import path.
+        :param manager: hears that we reload, and that it is over.
+        """
+        self._manager = manager
         self._work = work
         self._intake = intake
         self._staff = staff
@@ -109,6 +115,7 @@ class Reloading:
             self._keep_old_code("the supervisor is shutting down")
             return
         log.info("reloading %s", self.manifest.app)
+        self._manager.reloading()
         try:
             self._description = Description(
                 self.manifest.app, self._paths, self._settings.import_timeout, self._staff.describing
@@ -162,13 +169,16 @@ class Reloading:
             counted(len(known), "task"),
             counted(retiring, "runner"),
         )
+        self._manager.status(f"running {manifest.app} with {counted(len(known), 'task')}, reloaded")
         self._answer(control.Reloaded(len(known), retiring))
 
     def _keep_old_code(self, why: str) -> None:
         log.error("the new code is not taken over, the old goes on: %s", why)
+        self._manager.status(f"the last reload failed, the old code goes on: {why}")
         self._answer(control.Rejected(why))
 
     def _answer(self, reply: control.Reply) -> None:
+        self._manager.reloaded()
         while self._askers:
             self._work.router.answer(self._askers.pop(), reply)
 

@@ -31,6 +31,7 @@ from conductor_supervisor.errors import StoreError, SupervisorError
 from conductor_supervisor.generation import pools_of, schedules_of, tasks_of
 from conductor_supervisor.intake import Intake, Schedule
 from conductor_supervisor.journal import Journal
+from conductor_supervisor.notify import ServiceManager
 from conductor_supervisor.overrides import effective
 from conductor_supervisor.overview import overview
 from conductor_supervisor.processes import leftovers
@@ -58,7 +59,15 @@ PROGRESS_INTERVAL = 1.0
 """Seconds between writes of handlers' progress."""
 
 LAST_WRITES = 10.0
-"""Seconds that the database has at the end to take the last writes."""
+"""Seconds that the database has at the end to take the last writes: once while the loop runs, and once when
+it has ended."""
+
+LAST_REAPING = 5.0
+"""Seconds that children which were killed have at the end to be gone."""
+
+LONGEST_END = LAST_WRITES + LAST_REAPING + LAST_WRITES
+"""Seconds beyond ``shutdown_grace`` that a shutdown takes at most. Whoever stops us from outside, and kills
+what has not ended then, has to wait for both."""
 
 log = logging.getLogger(__name__)
 
@@ -71,6 +80,7 @@ def run(
     drain: bool = False,
     read_settings: Callable[[], Settings] | None = None,
     loop_begins: Callable[[], None] = lambda: None,
+    manager: ServiceManager | None = None,
 ) -> int:
     """Run until told to stop, or with ``drain`` until nothing is due; return the exit status.
 
@@ -78,6 +88,7 @@ def run(
     :param paths: folders that runners put before the import path.
     :param read_settings: reads the settings anew when the code is reloaded: what they say of tasks counts.
     :param loop_begins: called once signals are heeded by the loop.
+    :param manager: hears how we are.
     :raises UsageError: if the settings or the database's name cannot be meant.
     :raises SupervisorError: if the database cannot be used, or another supervisor runs.
     """
@@ -100,7 +111,18 @@ def run(
         except SQLAlchemyError as error:
             raise StoreError(f"{database.url_for_people} cannot be used: {reason(error)}") from error
         aftermath.sweep(folder)
-        supervisor = Supervisor(settings, manifest, known, cron, database, folder, paths, clock, drain)
+        supervisor = Supervisor(
+            settings,
+            manifest,
+            known,
+            cron,
+            database,
+            folder,
+            paths,
+            clock,
+            drain,
+            manager or ServiceManager(),
+        )
         if read_settings is not None:
             supervisor.reloading.read_settings = read_settings
         return supervisor.run(loop_begins)
@@ -163,8 +185,10 @@ class Supervisor:
         paths: Sequence[str],
         clock: Clock,
         drain: bool,
+        manager: ServiceManager,
     ) -> None:
         self._settings = settings
+        self._manager = manager
         self._database = database
         self._clock = clock
         self._drain = drain
@@ -187,7 +211,7 @@ class Supervisor:
             folder=folder,
             reported=self._reported,
         )
-        self.reloading = Reloading(self._work, self._intake, self._staff, settings, manifest, paths)
+        self.reloading = Reloading(self._work, self._intake, self._staff, settings, manifest, paths, manager)
         self._watch = Watch(self._work, self._staff, settings)
         self._dispatcher = Dispatcher(
             self._work, self._intake, settings, joined=self._joined, worn=self._worn
@@ -221,11 +245,12 @@ class Supervisor:
             stack.callback(self.reloading.give_up)
             log.info(
                 "started: app %s, %s, %s, database %s",
-                self.reloading.manifest.app,
+                self._app,
                 counted(len(self._work.tasks), "task"),
                 counted(len(self._roster.slots), "runner"),
                 self._database.url_for_people,
             )
+            self._manager.status(f"waiting for a runner to be ready: they import {self._app}")
             self._loop(wake)
         self._work.notices.close()
         log.info(
@@ -245,7 +270,7 @@ class Supervisor:
     def _end_all_runners(self) -> None:
         """Leave no child, whatever happened: here after a clean stop there is none."""
         self._staff.kill_all("the supervisor failed", "supervisor")
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + LAST_REAPING
         while not self._staff.alone and time.monotonic() < deadline:
             self._staff.close()
             self._staff.reap()
@@ -337,6 +362,7 @@ class Supervisor:
     def _tick(self) -> None:
         """Do what time brings."""
         now = time.monotonic()
+        self._manager.turn(now)
         self._intake.tick()
         self._staff.fill()
         if not self._work.draining:
@@ -353,6 +379,7 @@ class Supervisor:
             else TICK_IDLE
         )
         due = self._intake.seconds_to_next(self._clock.now())
+        tick = min(tick, self._manager.seconds_to_turn(now))
         self._next_tick = now + (tick if due is None else min(tick, due))
 
     # What the rooms tell us
@@ -360,9 +387,16 @@ class Supervisor:
     def _joined(self, runner: Runner) -> None:
         self._staff.joined(runner)
         if not self._work.draining:
-            self._ready = True
+            self._note_ready()
             self._work.place()
             self._intake.stir(runner.slot.pool)
+
+    def _note_ready(self) -> None:
+        """Tell that we take work. What is wanted besides was started at the loop's first turn."""
+        if not self._ready:
+            self._ready = True
+            self._manager.status(f"running {self._app} with {counted(len(self._roster.slots), 'runner')}")
+            self._manager.ready()
 
     def _worn(self, runner: Runner, reason: str) -> None:
         self._staff.recycle(runner, reason)
@@ -418,7 +452,10 @@ class Supervisor:
 
     def _begin_shutdown(self, grace: float) -> None:
         self.reloading.give_up()
-        log.info("shutting down: what runs has %s to reach its next checkpoint", in_words(grace))
+        ending = f"shutting down: what runs has {in_words(grace)} to reach its next checkpoint"
+        log.info("%s", ending)
+        self._manager.stopping()
+        self._manager.status(ending)
         self._work.draining = True
         self._kill_at = time.monotonic() + grace
         self._work.push_shutdown()
@@ -434,6 +471,10 @@ class Supervisor:
             self._staff.kill_all("the time to shut down was over", "shutdown")
 
     # Commands
+
+    @property
+    def _app(self) -> str:
+        return self.reloading.manifest.app
 
     @property
     def _state(self) -> control.SupervisorState:
@@ -453,7 +494,7 @@ class Supervisor:
         used = self._meter.itself()
         return control.Status(
             pid=os.getpid(),
-            app=self.reloading.manifest.app,
+            app=self._app,
             database=self._database.url_for_people,
             state=self._state,
             started=self._started,

@@ -52,6 +52,7 @@ from conductor_supervisor.aftermath import Aftermath, understood
 from conductor_supervisor.clock import Clock
 from conductor_supervisor.generation import tasks_of
 from conductor_supervisor.journal import Journal
+from conductor_supervisor.notify import ServiceManager
 from conductor_supervisor.processes.spawn import Exit
 from conductor_supervisor.roster import Task
 from conductor_supervisor.settings import QueueSettings, Settings
@@ -1448,7 +1449,16 @@ def _one_life(world: World) -> bool:
     manifest = Manifest(app="world:app", tasks=tuple(SPECS.values()))
     nowhere = Path("/nowhere")
     one = SimulatedSupervisor(
-        SETTINGS, manifest, known_tasks(), cron, world.database, nowhere, [], world.clock, False
+        SETTINGS,
+        manifest,
+        known_tasks(),
+        cron,
+        world.database,
+        nowhere,
+        [],
+        world.clock,
+        False,
+        ServiceManager(),
     )
     world.note("a supervisor starts")
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import logging
 import os
 
@@ -10,6 +11,7 @@ import click
 from conductor_protocol.errors import UsageError
 from conductor_supervisor.cli import logs
 from conductor_supervisor.cli.site import Site, located
+from conductor_supervisor.notify import ServiceManager
 from conductor_supervisor.starting import stoppable
 
 NO_APP = (
@@ -39,6 +41,9 @@ def start(site: Site, drain: bool) -> None:
     logs.set_up(site.settings.log_level)
     if site.settings.app is None:
         raise UsageError(NO_APP)
+    faulthandler.enable()  # of a supervisor that hung and was ended by SIGABRT the log says where
+    manager = ServiceManager.of(os.environ)
+    manager.status(f"importing {site.settings.app}")
     paths = current_folder()
     status = 0
     leftovers = Leftovers()
@@ -58,5 +63,7 @@ def start(site: Site, drain: bool) -> None:
             drain=drain,
             read_settings=site.read_settings,
             loop_begins=loop_begins,
+            manager=manager,
         )
+    manager.close()
     click.get_current_context().exit(status)
