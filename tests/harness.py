@@ -18,6 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
 
+import click
 import msgspec
 import psutil
 
@@ -33,6 +34,7 @@ from conductor_protocol.operations import (
     ListExecutions,
     NewExecution,
 )
+from conductor_supervisor.cli import cli
 from conductor_supervisor.clock import FileClock
 from conductor_supervisor.door import Door
 
@@ -284,6 +286,15 @@ def gone(pid: int) -> bool:
         return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return True
+
+
+def parse(arguments: list[str]) -> None:
+    """Read the words after ``conductor-supervisor`` without carrying them out; what does not exist raises."""
+    name, *rest = arguments
+    with click.Context(cli) as parent:
+        command = cli.get_command(parent, name)
+        assert command is not None, f"there is no command {name}"
+        command.make_context(name, rest, parent=parent).close()
 
 
 def command(process: psutil.Process) -> list[str]:

@@ -39,6 +39,7 @@ LONGEST_SOCKET_NAME = 16
 
 _SOCKET_PATH = 103 if sys.platform == "darwin" else 107
 _PRIVATE = 0o700
+_OF_OTHERS = 0o077
 
 
 def runtime_folder(url: str, override: str | None = None) -> Path:
@@ -102,7 +103,7 @@ def _make_private(folder: Path) -> None:
             f"the runtime folder {folder} belongs to user {found.st_uid}, not to you ({os.getuid()}); "
             f"name another one with --runtime or {RUNTIME_VARIABLE}"
         )
-    if mode := stat.S_IMODE(found.st_mode) & ~_PRIVATE:
+    if mode := stat.S_IMODE(found.st_mode) & _OF_OTHERS:
         raise SupervisorError(
             f"others may look into the runtime folder {folder} (mode {stat.S_IMODE(found.st_mode):o}, "
             f"{mode:o} too much); write: chmod 700 {folder}"
