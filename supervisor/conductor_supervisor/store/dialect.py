@@ -8,8 +8,8 @@ thousands.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from typing import Any, Self, TypeAlias
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol, Self, TypeAlias
 
 import msgspec
 from sqlalchemy import (
@@ -17,6 +17,8 @@ from sqlalchemy import (
     Boolean,
     ColumnElement,
     Connection,
+    Executable,
+    Result,
     Row,
     Table,
     Text,
@@ -33,6 +35,25 @@ from conductor_supervisor.store.schema import metadata
 
 AnyRow: TypeAlias = "Row[*tuple[Any, ...]]"
 """A row whose columns are known by name."""
+
+Parameters: TypeAlias = "Mapping[str, Any] | Sequence[Mapping[str, Any]]"
+"""The values for a statement, or for each time that it is run."""
+
+
+class Executor(Protocol):
+    """What runs statements: SQLAlchemy's Connection, or what stands for a connection that was lent."""
+
+    def execute(
+        self, statement: Executable, parameters: Parameters | None = None
+    ) -> Result[*tuple[Any, ...]]:
+        """Run a statement."""
+
+    def scalar(self, statement: Executable, parameters: Mapping[str, Any] | None = None) -> Any:
+        """Run a statement; return the first column of its first row, or None."""
+
+    def scalars(self, statement: Executable, parameters: Mapping[str, Any] | None = None) -> Iterable[Any]:
+        """Run a statement; return the first column of its rows."""
+
 
 _encode = msgspec.json.Encoder().encode
 
