@@ -18,6 +18,7 @@ from sqlalchemy.schema import CreateSchema
 from conductor_supervisor.errors import NoDatabase, StoreError
 from conductor_supervisor.store import schema
 from conductor_supervisor.store.database import Database, Undecided, reason
+from conductor_supervisor.store.dialect import Executor
 from conductor_supervisor.store.location import PostgresLocation
 
 if TYPE_CHECKING:
@@ -206,6 +207,15 @@ class PostgresDatabase(Database):
             self._writer = None
 
 
+def announce(connection: Executor, schema: str) -> None:
+    """Wake the supervisors when this transaction is committed, and not before.
+
+    :param schema: where our tables are.
+    """
+    connection.scalar(_ANNOUNCE, {"channel": f"conductor_{schema}"})
+
+
+_ANNOUNCE = text("SELECT pg_notify(:channel, '')")
 _VERSION = text("SELECT CAST(current_setting('server_version_num') AS INTEGER)")
 _TRANSACTION_NUMBER = text("SELECT CAST(pg_current_xact_id_if_assigned() AS TEXT)")
 _STATUS = text("SELECT pg_xact_status(CAST(CAST(:number AS TEXT) AS xid8))")
