@@ -34,6 +34,7 @@ from conductor_protocol.operations import (
 from conductor_protocol.units import MICROSECONDS, Instant
 from conductor_supervisor.store.dialect import (
     AnyRow,
+    Executor,
     as_list,
     insert_rows,
     insert_unless_there,
@@ -100,7 +101,7 @@ def new_id() -> str:
 # Coming in
 
 
-def insert(connection: Connection, new: Sequence[NewExecution], now: Instant) -> Invoked:
+def insert(connection: Executor, new: Sequence[NewExecution], now: Instant) -> Invoked:
     """Create executions, all or none.
 
     While an execution of the same task with the same dedupe key is unfinished, be it from this very call,
@@ -190,7 +191,7 @@ def insert_firings(connection: Connection, rows: Sequence[Mapping[str, _Value]])
     return len(_present(connection, [str(row["id"]) for row in rows]))
 
 
-def _insert_deduplicated(connection: Connection, rows: list[dict[str, _Value]]) -> dict[str, str]:
+def _insert_deduplicated(connection: Executor, rows: list[dict[str, _Value]]) -> dict[str, str]:
     """Insert rows that carry a dedupe key; return the owner's id for each that was not inserted."""
     owners: dict[str, str] = {}
     while rows:
@@ -206,13 +207,13 @@ def _insert_deduplicated(connection: Connection, rows: list[dict[str, _Value]]) 
     return owners
 
 
-def owner_of_key(connection: Connection, task: str, dedupe_key: str) -> str | None:
+def owner_of_key(connection: Executor, task: str, dedupe_key: str) -> str | None:
     """Return the unfinished execution of this task that holds the dedupe key."""
     owner: str | None = connection.scalar(_OWNER_OF_KEY, {"task": task, "dedupe_key": dedupe_key})
     return owner
 
 
-def _present(connection: Connection, ids: Sequence[str]) -> set[str]:
+def _present(connection: Executor, ids: Sequence[str]) -> set[str]:
     return set(connection.scalars(_PRESENT, {"ids": as_list(ids)}))
 
 
