@@ -89,6 +89,7 @@ class Dispatcher:
         if runner is None:
             return
         runner.heard = time.monotonic()
+        runner.heard_until = runner.live_until
         if isinstance(message, m.Hello):
             runner.channels.add(channel)
         self._methods[type(message)](runner, message)
@@ -123,7 +124,9 @@ class Dispatcher:
             settings.end_grace,
             settings.recycle_executions,
             settings.recycle_memory,
+            self._work.lease.live_until,
         )
+        runner.live_until = welcome.live_until
         self._work.router.send(runner.number, hello.channel, welcome)
         if runner.channels == {"data", "control"}:
             self._joined(runner)

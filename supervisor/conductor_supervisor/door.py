@@ -51,6 +51,7 @@ class Door:
                     return perform(connection, operation, clock_from_environment().now())
             with database.writing() as connection:
                 answer = perform(connection, operation, clock_from_environment().now(), self._max_payload)
+                database.announce(connection)
         except SQLAlchemyError as error:
             raise StoreError(f"{database.url_for_people} cannot be used: {reason(error)}") from error
         database.check_in_place()

@@ -248,7 +248,7 @@ class Intake:
 
     def _claim(self, queue: Queue, now: Instant) -> None:
         waiting = self._work.roster.waiting
-        if self._work.draining or any(Queue(h.task.pool, h.suspect) == queue for h in waiting):
+        if self._work.closed or any(Queue(h.task.pool, h.suspect) == queue for h in waiting):
             return
         places = placing.places(self._work.roster, queue.pool)
         if not places.has_room(queue.suspects):

@@ -27,6 +27,10 @@ LARGEST_PAYLOAD = 8 * 1024 * 1024
 """Bytes. Payloads and results travel whole, and must fit well into a frame of the wire."""
 
 
+SHORTEST_LEASE = 3.0
+"""Seconds. A tenth of it lies between renewals, and a fifteenth between our killing and the runners' own."""
+
+
 def suggestion(name: str, known: Iterable[str]) -> str:
     """Return the end of a sentence that helps somebody who wrote an unknown name."""
     names = sorted(known)
@@ -75,6 +79,14 @@ def positive_duration(value: object, what: str) -> float:
     number = duration(value, what)
     if number == 0:
         raise UsageError(f"{what}: expected more than zero, got {value!r}")
+    return number
+
+
+def lease(value: object, what: str) -> float:
+    """Read how long a lease lasts, in seconds."""
+    number = duration(value, what)
+    if number < SHORTEST_LEASE:
+        raise UsageError(f"{what}: expected {SHORTEST_LEASE:g}s or more, got {value!r}")
     return number
 
 

@@ -162,6 +162,10 @@ class Runner:
     child: Child
     heard: float
     """When it was last heard, monotonic; at first, when it was started."""
+    live_until: float | None = None
+    """Until when we have told it that it may live, by ``uptime``; None: for ever, or nothing yet."""
+    heard_until: float | None = None
+    """The same as it was when the runner was last heard: so much has reached it."""
     phase: RunnerPhase = "starting"
     channels: set[str] = field(default_factory=set)
     held: dict[str, Held] = field(default_factory=dict)
@@ -181,6 +185,8 @@ class Runner:
     kill_sent: bool = False
     memory_seen: float = 0.0
     """Monotonic moment of the last look at its memory."""
+    lost: bool = False
+    """It ends because our lease was not renewed; who was idle needs no line in the log."""
     silence_told: bool = False
     """A silence that goes on has been logged."""
 

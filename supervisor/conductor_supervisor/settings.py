@@ -91,6 +91,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     timezone: str | None = None
     """Wins over the app's."""
     heartbeat: float = 1.0
+    lease: float = 30.0
+    """How long a supervisor that shares its database may be away before others take its executions."""
     max_payload: int = MEBIBYTE
     max_result: int = MEBIBYTE
     runtime: str | None = None
@@ -328,6 +330,14 @@ SETTINGS: tuple[Setting, ...] = (
         meaning="how often a runner says that it is alive",
         default="1 s",
         example='"1s"',
+    ),
+    Setting(
+        name="lease",
+        read=readers.lease,
+        meaning="where several supervisors share a database: how long one may be away before others take its "
+        "executions; after two thirds of it its runners have ended; at least 3 s",
+        default="30 s",
+        example='"30s"',
     ),
     Setting(
         name="max_payload",

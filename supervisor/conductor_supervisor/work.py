@@ -26,9 +26,11 @@ from conductor_protocol.messages import (
     WindowOpened,
 )
 from conductor_protocol.operations import Failure
+from conductor_protocol.uptime import uptime
 from conductor_supervisor import endings, placing
 from conductor_supervisor.clock import Clock
 from conductor_supervisor.journal import Journal
+from conductor_supervisor.lease import Lease
 from conductor_supervisor.notices import Notices
 from conductor_supervisor.roster import Held, Interruption, Roster, Runner, StopOrder, Task
 from conductor_supervisor.router import Router
@@ -57,6 +59,7 @@ class Work:
         journal: Journal,
         clock: Clock,
         ended: Callable[[Held, Ending], None],
+        lease: Lease,
     ) -> None:
         """``ended`` hears of each ending once it is committed."""
         self.tasks = tasks
@@ -64,6 +67,7 @@ class Work:
         self.router = router
         self.journal = journal
         self.clock = clock
+        self.lease = lease
         self.draining = False
         self.outcomes: Counter[str] = Counter()
         """Attempts ended since the start, by outcome."""
@@ -84,6 +88,11 @@ class Work:
             self._await_runner(held)
 
     # Taking and placing
+
+    @property
+    def closed(self) -> bool:
+        """Whether nothing may begin: we are shutting down, or do not have our lease."""
+        return self.draining or not self.lease.is_held(uptime())
 
     def take(self, taken: Iterable[Taken]) -> None:
         """Place what has been claimed."""
@@ -108,13 +117,13 @@ class Work:
         """Hand waiting executions to runners that have room; end those that must not begin now."""
         if not self.roster.waiting:
             return
-        now = self.clock.now()
+        now, closed = self.clock.now(), self.closed
         parcels: dict[int, list[Assignment]] = defaultdict(list)
         pools = {held.task.pool for held in self.roster.waiting}
         places = {pool: placing.places(self.roster, pool) for pool in pools}
         left: list[Held] = []
         for held in self.roster.waiting:
-            if self.draining or held.cancelled is not None or not held.task.windows.is_open(now):
+            if closed or held.cancelled is not None or not held.task.windows.is_open(now):
                 self.end(held, endings.unbegun(held, now))
             elif len(held.taken.claimed.payload) > LARGEST_PAYLOAD:
                 self.end(held, endings.unsendable(held, LARGEST_PAYLOAD, now))

@@ -24,7 +24,7 @@ from conductor_supervisor.store.attempts import Ending, Recovered
 from conductor_supervisor.store.executions import Claimed, Wanted
 from conductor_supervisor.store.leases import Member
 from conductor_supervisor.store.output import Chunk
-from conductor_supervisor.store.perform import perform
+from conductor_supervisor.store.perform import is_write, perform
 from conductor_supervisor.store.schedules import Firing
 from conductor_supervisor.store.steps import NewStep
 
@@ -274,6 +274,13 @@ def apply(
         ),
         *(effect for w in _of(group, LeaveOthers) for effect in _leave(connection, w)),
     ]
+
+
+def makes_work(write: Write) -> bool:
+    """Tell whether a write may leave something to do for other supervisors."""
+    if isinstance(write, EndAttempt):
+        return write.ending.state == "ready"
+    return isinstance(write, Perform) and is_write(write.operation)
 
 
 def _speaks_of_executions(group: Sequence[Write]) -> bool:

@@ -303,7 +303,8 @@ def test_tasks_lists_what_is_declared(workplace: Workplace) -> None:
     assert heading.split()[:4] == ["TASK", "QUEUE", "TRIGGERS", "WINDOW"]
     assert heading.split()[4:] == ["CONCURRENCY", "RATE", "ATTEMPTS", "TIMEOUT", "MEMORY", "ISOLATION"]
     assert re.split("  +", night) == [
-        "night", "slow", "cron", "02:00 to 04:00 mon Asia/Tokyo", "2, 1 by tenant", "100/minute", "3", "10m", "runner", "paused"
+        "night", "slow", "cron", "02:00 to 04:00 mon Asia/Tokyo", "2, 1 by tenant", "100/minute", "3", "10m",
+        "runner", "paused",
     ]  # fmt: skip
     assert re.split("  +", resize) == ["resize", "default", "invoke", "always", "3", "runner"]
     assert workplace.json("tasks")[0]["concurrency"] == 2

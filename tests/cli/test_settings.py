@@ -184,6 +184,7 @@ def test_a_rate_is_written_as_in_the_code(tmp_path: Path, written: str, meant: R
         ('app = ""', "app: expected text, got ''"),
         ('shutdown_grace = "soon"', "conductor.toml: shutdown_grace: expected a duration such as"),
         ("shutdown_grace = true", "shutdown_grace: expected seconds, "),
+        ('lease = "2s"', "conductor.toml: lease: expected 3s or more, got '2s'"),
         ("shutdown_grace = -1", "shutdown_grace: expected a duration from zero"),
         ("heartbeat = 0", "heartbeat: expected more than zero, got 0"),
         ('max_result = "big"', "max_result: expected bytes or text such as"),

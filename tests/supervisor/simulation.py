@@ -52,12 +52,16 @@ from conductor_supervisor.aftermath import Aftermath, understood
 from conductor_supervisor.clock import Clock
 from conductor_supervisor.generation import tasks_of
 from conductor_supervisor.journal import Journal
+from conductor_supervisor.lease import Lease
+from conductor_supervisor.notify import ServiceManager
+from conductor_supervisor.preparing import begin
 from conductor_supervisor.processes.spawn import Exit
 from conductor_supervisor.roster import Task
 from conductor_supervisor.settings import QueueSettings, Settings
 from conductor_supervisor.store import attempts, executions, schema, tasks
 from conductor_supervisor.store.database import Database
 from conductor_supervisor.store.dialect import AnyRow
+from conductor_supervisor.store.leases import Member
 from conductor_supervisor.store.perform import perform
 from conductor_supervisor.supervisor import Supervisor
 from conductor_supervisor.writes import Effect
@@ -234,11 +238,22 @@ class WorldTime:
 # The supervisor's surroundings
 
 
+ME = Member(id="one", host="here", pid=1, app="world:app", started=0)
+
+
 class SimulatedJournal(Journal):
     """Commits the real groups in the world's time. A supervisor's death takes what is not committed."""
 
-    def __init__(self, world: World, database: Database, clock: Clock, changed: Effect) -> None:
-        super().__init__(database, clock, changed)
+    def __init__(
+        self,
+        world: World,
+        database: Database,
+        clock: Clock,
+        changed: Effect,
+        member: str | None,
+        look_interval: Callable[[], float],
+    ) -> None:
+        super().__init__(database, clock, changed, member, look_interval)
         self._world = world
         self._committing = False
         self._arrives = 0.0
@@ -570,6 +585,9 @@ class SimulatedRunner:
         self.order_to_die = self.order_to_die or number
         if number == signal.SIGKILL or not self._world.chance(0.3):
             self._world.after(self._world.delay(), partial(self.die, -number))
+
+    def bind_group(self) -> None:
+        """It starts nothing that could outlive it."""
 
     def ask_for_stacks(self) -> None:
         """Print nothing."""
@@ -1176,7 +1194,7 @@ class Witness:
             if held in ended:
                 continue  # its report is acted upon; what could not be stored is run again
             charged = lost >= attempts.DEATHS_ALLOWED
-            begun = left.may_have_begun(held)
+            begun = left.may_have_begun(ME.id, held)
             self._lost[held] = ("crashed" if charged else "lost") if begun else "nothing"
 
     def stopped_cleanly(self, connection: Connection, supervisor: SimulatedSupervisor) -> None:
@@ -1444,11 +1462,22 @@ def _move_into(world: World, patch: pytest.MonkeyPatch) -> None:
 
 def _one_life(world: World) -> bool:
     """Start a supervisor and let it live; tell whether it has settled everything."""
-    cron = supervisor._prepare(world.database, known_tasks(), "UTC", world.clock, world.left)
+    cron = begin(world.database, known_tasks(), "UTC", world.clock, world.left, ME, lease=1.0)
     manifest = Manifest(app="world:app", tasks=tuple(SPECS.values()))
     nowhere = Path("/nowhere")
     one = SimulatedSupervisor(
-        SETTINGS, manifest, known_tasks(), cron, world.database, nowhere, [], world.clock, False
+        ME,
+        Lease(),
+        SETTINGS,
+        manifest,
+        known_tasks(),
+        cron,
+        world.database,
+        nowhere,
+        [],
+        world.clock,
+        False,
+        ServiceManager(),
     )
     world.note("a supervisor starts")
     try:
@@ -1458,7 +1487,8 @@ def _one_life(world: World) -> bool:
         world.supervisor = None
         one.die()
         pages = [(runner.recorder.read(), runner.recorder.outbox()) for runner in world.runners]
-        world.left = understood([] if world.chance(0.3) else pages)  # or the folder is gone with the machine
+        # Or the folder is gone with the machine.
+        world.left = understood([] if world.chance(0.3) else pages, ME.id)
         while world.runners:
             world.runners.pop().vanish()
         with world.database.reading() as connection:

@@ -31,6 +31,7 @@ class Site:
             tasks={"job": task(TaskSpec(name="job", rate=RateSpec(2, 10.0)))},
             roster=roster,
             draining=False,
+            closed=False,
             clock=SimpleNamespace(now=lambda: self.now),
             place=lambda: None,
             take=lambda taken: None,

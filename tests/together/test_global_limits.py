@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
-from pathlib import Path
 
 import psutil
 import pytest
@@ -40,14 +38,6 @@ RATED = """
     def free(event, ctx):
         time.sleep(0.01)
 """
-
-
-@pytest.fixture
-def site(tmp_path: Path, postgres_url: str) -> Iterator[Project]:
-    """A folder with tasks, whose database is PostgreSQL."""
-    with Project(tmp_path) as project:
-        project.url = project.environment["CONDUCTOR_DATABASE_URL"] = postgres_url
-        yield project
 
 
 def start(site: Project, name: str) -> Supervisor:
@@ -109,8 +99,9 @@ def completed(site: Project, ids: list[str]) -> bool:
     return done.issuperset(ids)
 
 
-def test_limits_by_key_hold_over_three_supervisors_under_kills(site: Project) -> None:
+def test_limits_by_key_hold_over_three_supervisors_under_kills(shared_project: Project) -> None:
     """And the limit on all, with one tenant's many executions in front of the others'."""
+    site = shared_project
     site.tasks(LIMITED)
     tenants = ["many"] * 60 + ["b", "c", "d"] * 20
     supervisors = [start(site, name) for name in "abc"]
@@ -131,8 +122,9 @@ def test_limits_by_key_hold_over_three_supervisors_under_kills(site: Project) ->
 
 
 @pytest.mark.parametrize("task", ["alone", "beside"])
-def test_no_second_has_more_starts_than_the_rate_allows(site: Project, task: str) -> None:
+def test_no_second_has_more_starts_than_the_rate_allows(shared_project: Project, task: str) -> None:
     """Wherever it begins, by the tasks' own clocks, while others keep the runners busy."""
+    site = shared_project
     site.tasks(RATED)
     supervisors = [start(site, name) for name in "abc"]
     site.invoke_many("free", [None] * 500)

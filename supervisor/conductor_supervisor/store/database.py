@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from sqlalchemy import Connection, Engine, insert, inspect, select
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
@@ -19,6 +19,9 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from conductor_supervisor.errors import ForeignDatabase, NoDatabase, OutdatedDatabase, StoreError
 from conductor_supervisor.store import schema
 from conductor_supervisor.store.location import Location, SqliteLocation, locate
+
+if TYPE_CHECKING:
+    from conductor_supervisor.store.wakeups import Listener
 
 R = TypeVar("R")
 
@@ -126,6 +129,20 @@ class Database(ABC):
     @abstractmethod
     def changed_elsewhere(self) -> bool:
         """Tell whether anyone else may have committed something since the last call. True at the first."""
+
+    def announce(self, connection: Connection, by: str = "") -> None:  # noqa: B027 - who polls needs none
+        """Tell supervisors that listen, once this transaction is committed, that it has news for them.
+
+        :param by: the supervisor that need not be told.
+        """
+
+    def listener(self, me: str, wake: Callable[[], None]) -> Listener | None:  # noqa: ARG002
+        """Return what hears of changes by others, where the database can tell of them.
+
+        :param me: whose own changes do not matter.
+        :param wake: called, by a thread of the listener's, when there was one.
+        """
+        return None
 
     def is_in_place(self) -> bool:
         """Tell whether what is open can still be found under its name."""

@@ -8,8 +8,8 @@ thousands.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from typing import Any, Self, TypeAlias
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Self, TypeAlias, cast
 
 import msgspec
 from sqlalchemy import (
@@ -31,8 +31,14 @@ from sqlalchemy.types import TypeEngine
 
 from conductor_supervisor.store.schema import metadata
 
+if TYPE_CHECKING:
+    import psycopg
+
 AnyRow: TypeAlias = "Row[*tuple[Any, ...]]"
 """A row whose columns are known by name."""
+
+ENOUGH_TO_COPY = 20
+"""Rows from which on PostgreSQL's COPY is quicker than an INSERT."""
 
 _encode = msgspec.json.Encoder().encode
 
@@ -190,6 +196,28 @@ def insert_unless_there(table: Table, *columns: str) -> sql:
     names = ", ".join(columns)
     values = ", ".join(f":{column}" for column in columns)
     return sql(f"INSERT INTO {table.name} ({names}) VALUES ({values}) ON CONFLICT DO NOTHING")  # noqa: S608 - names from the schema
+
+
+def insert_rows(connection: Connection, table: Table, rows: Sequence[Mapping[str, str | int | None]]) -> None:
+    """Insert rows that have every column; many at once as quickly as the database can take them."""
+    if connection.dialect.name == "postgresql" and len(rows) >= ENOUGH_TO_COPY:
+        _copy(connection, table, rows)
+    else:
+        connection.execute(table.insert(), rows)
+
+
+def _copy(connection: Connection, table: Table, rows: Sequence[Mapping[str, str | int | None]]) -> None:
+    from psycopg.sql import SQL, Identifier
+
+    columns = table.c.keys()
+    schema = connection.get_execution_options()["schema_translate_map"][None]
+    statement = SQL("COPY {} ({}) FROM STDIN").format(
+        Identifier(schema, table.name), SQL(", ").join(map(Identifier, columns))
+    )
+    driver = cast("psycopg.Connection", connection.connection.driver_connection)
+    with driver.cursor() as cursor, cursor.copy(statement) as copy:
+        for row in rows:
+            copy.write_row([row[column] for column in columns])
 
 
 def lock_tasks(connection: Connection, names: Sequence[str]) -> None:

@@ -21,7 +21,6 @@ from sqlalchemy import (
     text,
     update,
 )
-from sqlalchemy import insert as insert_into
 from uuid_utils import uuid7
 
 from conductor_protocol.errors import UsageError
@@ -36,7 +35,15 @@ from conductor_protocol.operations import (
 )
 from conductor_protocol.units import MICROSECONDS, Instant
 from conductor_supervisor.store import keys, starts
-from conductor_supervisor.store.dialect import AnyRow, as_list, insert_unless_there, lock_tasks, one_of, sql
+from conductor_supervisor.store.dialect import (
+    AnyRow,
+    as_list,
+    insert_rows,
+    insert_unless_there,
+    lock_tasks,
+    one_of,
+    sql,
+)
 from conductor_supervisor.store.queue import IN_ORDER, READY_OF_TASK, SUSPICION, is_ready, place
 from conductor_supervisor.store.schema import (
     FIRST_PRIORITY,
@@ -109,7 +116,7 @@ def insert(connection: Connection, new: Sequence[NewExecution], now: Instant) ->
     rows = [_new_row(execution, paths.get(execution.task), now) for execution in new]
     ids = [str(row["id"]) for row in rows]
     if plain := [row for row in rows if row["dedupe_key"] is None]:
-        connection.execute(_INSERT, plain)
+        insert_rows(connection, executions, plain)
     owners = _insert_deduplicated(connection, [row for row in rows if row["dedupe_key"] is not None])
     return Invoked(
         ids=[owners.get(key, key) for key in ids],
@@ -118,7 +125,6 @@ def insert(connection: Connection, new: Sequence[NewExecution], now: Instant) ->
 
 
 _Value = str | int | None
-_INSERT = insert_into(executions)
 _INSERT_UNLESS_THERE = insert_unless_there(executions, *executions.c.keys())
 _PRESENT = select(executions.c.id).where(one_of(executions.c.id, "ids"))
 _OWNER_OF_KEY = select(executions.c.id).where(

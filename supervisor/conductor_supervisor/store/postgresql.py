@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
 from sqlalchemy import Connection, Engine, RootTransaction, create_engine, text
@@ -19,6 +19,7 @@ from conductor_supervisor.errors import NoDatabase, StoreError
 from conductor_supervisor.store import schema
 from conductor_supervisor.store.database import Database, Undecided, reason
 from conductor_supervisor.store.location import PostgresLocation
+from conductor_supervisor.store.wakeups import Listener
 
 if TYPE_CHECKING:
     import psycopg
@@ -65,9 +66,13 @@ class PostgresDatabase(Database):
 
     shared = True
 
-    def __init__(self, location: PostgresLocation, engine: Engine) -> None:
+    def __init__(
+        self, location: PostgresLocation, engine: Engine, connect: Callable[[], psycopg.Connection]
+    ) -> None:
         super().__init__(location, engine)
         self._schema = location.schema
+        self._channel = f"conductor_{location.schema}"
+        self._connect = connect
         self._readers = engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
         self._writer: Connection | None = None
         self._writing = threading.Lock()
@@ -78,7 +83,8 @@ class PostgresDatabase(Database):
 
         :raises StoreError: if that is not possible, or the server is too old.
         """
-        database = cls(location, _engine(location))
+        connect = _connector(location)
+        database = cls(location, _engine(location, connect), connect)
         try:
             database._check_server()
         except DBAPIError as error:
@@ -138,6 +144,32 @@ class PostgresDatabase(Database):
     def changed_elsewhere(self) -> bool:
         """Always: who has written cannot be seen here."""
         return True
+
+    def announce(self, connection: Connection, by: str = "") -> None:
+        """Notify those who listen, once the transaction is committed."""
+        connection.execute(_NOTIFY, {"channel": self._channel, "word": by})
+
+    def listener(self, me: str, wake: Callable[[], None]) -> Listener:
+        """Return what listens on a connection of its own."""
+        return Listener(self, me, wake)
+
+    def notify(self, word: str) -> None:
+        """Notify those who listen, at once."""
+        with self.writing() as connection:
+            self.announce(connection, word)
+
+    @contextmanager
+    def listening(self) -> Iterator[psycopg.Connection]:
+        """Give a connection on which notifications arrive, if anything lets them through.
+
+        :raises psycopg.Error: if there is none to be had.
+        """
+        from psycopg.sql import SQL, Identifier
+
+        with closing(self._connect()) as driver:
+            driver.autocommit = True
+            driver.execute(SQL("LISTEN {}").format(Identifier(self._channel)))
+            yield driver
 
     def advice_if_damaged(self) -> str:
         """Return what an operator can do about a damaged database."""
@@ -215,6 +247,7 @@ _END_TRANSACTION = text(
     WHERE usename = current_user AND backend_xid = CAST(CAST(:number AS TEXT) AS xid8)::xid
     """
 )
+_NOTIFY = text("SELECT pg_notify(:channel, :word)")
 _LOCK = text("SELECT pg_advisory_xact_lock(hashtextextended(:what, 0))")
 _HAS_SCHEMA = text("SELECT EXISTS (SELECT 1 FROM pg_namespace WHERE nspname = :schema)")
 _USE_SCHEMA = text("SELECT set_config('search_path', quote_ident(:schema), true)")
@@ -232,7 +265,7 @@ _LACKING = text(
 ).bindparams(version=schema.VERSION_TABLE)
 
 
-def _engine(location: PostgresLocation) -> Engine:
+def _connector(location: PostgresLocation) -> Callable[[], psycopg.Connection]:
     try:
         import psycopg
         from psycopg.conninfo import conninfo_to_dict, make_conninfo
@@ -258,6 +291,10 @@ def _engine(location: PostgresLocation) -> Engine:
             driver.prepare_threshold = None
         return driver
 
+    return connect
+
+
+def _engine(location: PostgresLocation, connect: Callable[[], psycopg.Connection]) -> Engine:
     return create_engine(
         "postgresql+psycopg://",
         creator=connect,
