@@ -152,6 +152,13 @@ class Interrupted(Struct, frozen=True, tag=True, array_like=True):
 Report: TypeAlias = Finished | Failed | Released | Interrupted
 
 
+class Began(Struct, frozen=True, tag=True, array_like=True):
+    """The handler is called now. Said of executions whose :class:`Assignment` asks for it."""
+
+    execution: str
+    claim: int
+
+
 class Progress(Struct, frozen=True, tag=True, array_like=True):
     """What the handler says of its progress; the newest counts."""
 
@@ -224,6 +231,8 @@ class Assignment(Struct, frozen=True, array_like=True):
     """How many there are in all; the rest is fetched by :class:`LoadSteps` when wanted."""
     memory: int | None = None
     """Bytes that the handler may use beyond what the runner has: an allocation above it fails."""
+    says_began: bool = False
+    """Whether the runner says :class:`Began`."""
 
 
 class Assign(Struct, frozen=True, tag=True, array_like=True):
@@ -341,6 +350,7 @@ DataFromRunner: TypeAlias = (
     | Failed
     | Released
     | Interrupted
+    | Began
     | Progress
     | Worn
 )

@@ -27,11 +27,13 @@ from conductor.errors import (
     ExecutionFailed,
     ExecutionNotFound,
     OperationRefused,
+    PayloadMismatch,
     ResultMismatch,
     TooLarge,
 )
 from conductor_protocol import operations
 from conductor_protocol.errors import UsageError
+from conductor_protocol.limits import LONGEST_KEY, is_key, key_in
 from conductor_protocol.operations import (
     FINISHED,
     Answer,
@@ -81,6 +83,8 @@ class InvokeOptions(TypedDict, total=False):
     """Higher first."""
     dedupe_key: str
     """While an execution of the task with this key is unfinished, the same key gives that one back."""
+    concurrency_key: str
+    """What it is counted under where its task limits by key. Default: what the payload says."""
     metadata: dict[str, Any]
     """Kept with the execution; Conductor does not read it."""
 
@@ -101,13 +105,18 @@ class Invocation:
         if "delay" in options and "run_at" in options:
             raise UsageError("expected either delay or run_at, got both; write the one you mean")
 
-    def new_execution(self, task: str, payload: bytes) -> NewExecution:
+    def new_execution(self, task: str, payload: bytes, key_path: str | None) -> NewExecution:
         """Return what is to be created.
 
         :param payload: JSON, checked.
+        :param key_path: the payload's field that gives the concurrency key, if the task declares one here.
+        :raises PayloadMismatch: if there is something there that cannot be a key.
         """
         options = self.options
         run_at = options.get("run_at")
+        concurrency_key = _concurrency_key(options.get("concurrency_key"))
+        if concurrency_key is None and key_path is not None:
+            _check_key(task, payload, key_path)
         return NewExecution(
             task=task,
             payload=msgspec.Raw(payload),
@@ -115,6 +124,8 @@ class Invocation:
             run_at=None if run_at is None else _instant(run_at),
             priority=_priority(options.get("priority", 0)),
             dedupe_key=_dedupe_key(options.get("dedupe_key")),
+            concurrency_key=concurrency_key,
+            key_path=key_path,
             metadata=_metadata(options.get("metadata")),
         )
 
@@ -140,6 +151,21 @@ def _dedupe_key(value: object) -> str | None:
     if value is not None and not (isinstance(value, str) and 1 <= len(value) <= 500):
         raise UsageError(f"dedupe_key: expected 1 to 500 characters of text, got {value!r}")
     return value
+
+
+def _concurrency_key(value: object) -> str | None:
+    if value is not None and not (isinstance(value, str) and value and is_key(value)):
+        raise UsageError(
+            f"concurrency_key: expected 1 to {LONGEST_KEY} characters of text without zeros, got {value!r}"
+        )
+    return value
+
+
+def _check_key(task: str, payload: bytes, path: str) -> None:
+    try:
+        key_in(payload, path)
+    except UsageError as error:
+        raise PayloadMismatch(f"the payload does not fit what task {task} expects: {error}") from error
 
 
 def _metadata(value: object) -> msgspec.Raw:
@@ -358,7 +384,9 @@ class Client:
             raise UsageError(f"invoke_many: expected a list of payloads, got {payloads!r}")
         encode = functools.partial(_encode_payload, task) if declared is None else declared.payload_to_json
         invocations = (one if isinstance(one, Invocation) else Invocation(one) for one in payloads)
-        return InvokeMany([one.new_execution(task, encode(one.payload)) for one in invocations])
+        by_key = None if declared is None else declared.spec.concurrency_by_key
+        path = None if by_key is None else by_key.key
+        return InvokeMany([one.new_execution(task, encode(one.payload), path) for one in invocations])
 
     def _handles(self, task: str, invoked: Invoked) -> builtins.list[Handle[Any]]:
         declared = self.find_task(task)

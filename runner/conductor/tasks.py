@@ -12,15 +12,18 @@ import msgspec
 
 from conductor import values
 from conductor.declarations import (
+    ConcurrencyOption,
     CronOption,
     Retry,
     WindowOption,
+    concurrency_limits,
     retry_option,
     schedule_specs,
     window_specs,
 )
 from conductor.errors import PayloadMismatch, ResultMismatch
 from conductor_protocol.errors import UsageError
+from conductor_protocol.limits import rate_spec
 from conductor_protocol.manifest import INVOKE_EVENT, TASK_NAME, Isolation, TaskSpec
 from conductor_protocol.messages import Assignment
 from conductor_protocol.units import Duration, moment, seconds, size_in_bytes
@@ -74,8 +77,11 @@ class TaskOptions(TypedDict, total=False):
     """An expression, a ``Cron``, or a mapping of schedule names to these."""
     window: WindowOption
     """``("22:00", "06:00")``, a ``Window``, or a list of these. Default: always open."""
-    concurrency: int
-    """Most executions running at once, over all supervisors. Default: no limit."""
+    concurrency: ConcurrencyOption
+    """Most executions running at once, over all supervisors: a number; ``Limit(20, key="tenant")`` for each
+    value of a field of the payload; or a list of both. Default: no limit."""
+    rate: str
+    """Most starts in any period, over all supervisors: ``"100/minute"``, ``"10/30s"``. Default: no limit."""
     max_attempts: int
     """Default: 3."""
     retry: Retry
@@ -333,13 +339,17 @@ def _spec_named(name: str, function: Callable[..., object], options: TaskOptions
     if not isinstance(queue, str) or not TASK_NAME.fullmatch(queue):
         raise UsageError(f'queue: expected a name such as queue="media", got {queue!r}')
     schedules = schedule_specs(options.get("cron"))
+    concurrency, by_key = concurrency_limits(options.get("concurrency"))
+    rate = options.get("rate")
     return TaskSpec(
         name,
         queue=queue,
         invocable=_flag(options.get("invocable", not schedules)),
         schedules=schedules,
         windows=window_specs(options.get("window")),
-        concurrency=_count(options.get("concurrency"), "concurrency"),
+        concurrency=concurrency,
+        concurrency_by_key=by_key,
+        rate=None if rate is None else rate_spec(rate),
         max_attempts=_count(options.get("max_attempts", defaults.max_attempts), "max_attempts"),
         retry=retry_option(options.get("retry")).spec,
         timeout=_limit(options.get("timeout"), "timeout"),
@@ -358,8 +368,6 @@ def _flag(value: object) -> bool:
 
 
 def _count(value: Any, what: str) -> Any:
-    if value is None and what == "concurrency":
-        return None
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise UsageError(f"{what}: expected a whole number of 1 or more, got {value!r}")
     return value

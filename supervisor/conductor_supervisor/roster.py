@@ -50,10 +50,18 @@ class Task:
         self.seconds: float | None = None
         """How long its runs take of late; None until the first has ended."""
 
+    @property
+    def handed_singly(self) -> bool:
+        """Whether nothing may wait behind an execution in its runner's hands, nor it behind others for long.
+
+        A fresh runner takes only one. And a start that a rate has given a place should come soon.
+        """
+        return self.pool.isolation == "fresh" or self.spec.rate is not None
+
     def took(self, seconds: float) -> None:
         """Learn from a run: at once when it was long, slowly when it was short."""
-        if self.pool.isolation == "fresh":
-            return  # and so it stays unknown, which makes each execution the only one in its runner's hands
+        if self.handed_singly:
+            return  # and so it stays unknown, which is taken for long
         if self.seconds is None or seconds > self.seconds:
             self.seconds = seconds
         else:
@@ -119,6 +127,8 @@ class Held:
     step_deadline: float | None = None
     progress: ProgressView | None = None
     progress_kept: bool = True
+    start_noted: bool = False
+    """Of a task with a rate: its start is written down."""
 
     @property
     def id(self) -> str:

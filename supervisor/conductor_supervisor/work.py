@@ -37,7 +37,7 @@ from conductor_supervisor.router import Router
 from conductor_supervisor.rules.blame import seen
 from conductor_supervisor.store import steps
 from conductor_supervisor.store.attempts import Ending
-from conductor_supervisor.writes import PAGE_BYTES, EndAttempt, Taken
+from conductor_supervisor.writes import PAGE_BYTES, EndAttempt, NoteStart, Taken
 
 LARGE_ASSIGN = 1024 * 1024
 """Bytes of payloads and steps after which further assignments travel in another message."""
@@ -79,7 +79,7 @@ class Work:
     def adopt(self, tasks: Mapping[str, Task]) -> None:
         """Run by newer declarations from now on; what runs already ends by those it began with."""
         for name, task in tasks.items():
-            if name in self.tasks:
+            if name in self.tasks and not task.handed_singly:
                 task.seconds = self.tasks[name].seconds
         self._former = self.tasks
         self.tasks = tasks
@@ -201,10 +201,24 @@ class Work:
         if held is not runner.first():
             self.recall(runner)
 
+    # What a rate counts
+
+    def began(self, held: Held) -> None:
+        """Write down that an execution has started, if anybody counts that and it is not known yet."""
+        if held.task.spec.rate is None or held.start_noted:
+            return
+        held.start_noted = True
+        self.journal.submit(NoteStart(held.id, held.claim, lambda: None, partial(self._not_noted, held)))
+
+    def _not_noted(self, held: Held, message: str) -> None:
+        """It holds its place under the rate until its end is noticed: never too many start."""
+        log.error("execution %s: its start could not be noted: %s", held.id, message)
+
     # Ending
 
     def end(self, held: Held, ending: Ending) -> None:
         """Store an ending; what follows from it happens once it is committed."""
+        self.began(held)
         self.journal.submit(
             EndAttempt(ending, partial(self._stored, held, ending), partial(self._not_stored, held, ending))
         )
@@ -272,4 +286,5 @@ def _assignment(held: Held) -> Assignment:
         taken.steps,
         taken.steps_recorded,
         held.task.spec.memory,
+        held.task.spec.rate is not None,
     )

@@ -19,7 +19,7 @@ from conductor_protocol.manifest import TaskSpec
 from conductor_protocol.messages import RecordedStep
 from conductor_protocol.operations import MAX_PAYLOAD, Answer, Operation, ProgressView
 from conductor_protocol.units import Instant
-from conductor_supervisor.store import attempts, executions, leases, output, schedules, steps, tasks
+from conductor_supervisor.store import attempts, executions, leases, output, schedules, starts, steps, tasks
 from conductor_supervisor.store.attempts import Ending, Recovered
 from conductor_supervisor.store.executions import Claimed, Wanted
 from conductor_supervisor.store.leases import Member
@@ -82,6 +82,16 @@ class Fire:
 
     firings: Sequence[Firing]
     then: Callable[[int], None]
+    refused: Callable[[str], None]
+
+
+@dataclass(slots=True)
+class NoteStart:
+    """Write down that an execution of a task with a rate has started by now."""
+
+    execution: str
+    claim: int
+    then: Callable[[], None]
     refused: Callable[[str], None]
 
 
@@ -189,19 +199,29 @@ class Taken:
 
 
 @dataclass(slots=True)
+class Brought:
+    """What a claim has brought."""
+
+    taken: list[Taken]
+    full_until: dict[str, Instant]
+    """Tasks that have used up their rate, and when the next of each can start at the earliest."""
+
+
+@dataclass(slots=True)
 class Claim:
     """Claim up to ``count`` executions of the tasks wanted, in the queue's order."""
 
     wanted: Sequence[Wanted]
     count: int
     supervisor: str
-    then: Callable[[list[Taken]], None]
+    then: Callable[[Brought], None]
     refused: Callable[[str], None]
 
 
 Write: TypeAlias = (
     EndAttempt
     | RecordStep
+    | NoteStart
     | Fire
     | Perform
     | KeepProgress
@@ -234,6 +254,7 @@ def apply(
     return [
         *renewed,
         *_record(connection, _of(group, RecordStep), stands),
+        *_note_starts(connection, _of(group, NoteStart), now),
         *_end(connection, _of(group, EndAttempt), stands),
         *(partial(w.then, schedules.fire(connection, w.firings, now)) for w in _of(group, Fire)),
         *(partial(w.then, perform(connection, w.operation, now, w.max_payload)) for w in _of(group, Perform)),
@@ -247,7 +268,10 @@ def apply(
             for w in _of(group, LoadPage)
         ),
         *(partial(w.then, _take_over(connection, w, now)) for w in _of(group, TakeOver)),
-        *(partial(w.then, _claim(connection, w, now) if stands else []) for w in _of(group, Claim)),
+        *(
+            partial(w.then, _claim(connection, w, now) if stands else Brought([], {}))
+            for w in _of(group, Claim)
+        ),
         *(effect for w in _of(group, LeaveOthers) for effect in _leave(connection, w)),
     ]
 
@@ -283,6 +307,11 @@ def _record(connection: Connection, writes: list[RecordStep], stands: bool) -> l
     return [partial(w.then, (w.step.execution, w.step.claim) in late) for w in writes]
 
 
+def _note_starts(connection: Connection, writes: list[NoteStart], now: Instant) -> list[Effect]:
+    starts.note(connection, [(w.execution, w.claim) for w in writes], now)
+    return [write.then for write in writes]
+
+
 def _keep_progress(connection: Connection, writes: list[KeepProgress]) -> list[Effect]:
     for write in writes:
         executions.set_progress(connection, write.progress)
@@ -299,6 +328,7 @@ def _keep_output(connection: Connection, writes: list[KeepOutput]) -> list[Effec
 def _declare(connection: Connection, write: Declare, now: Instant) -> list[Effect]:
     tasks.declare(connection, write.specs, now)
     schedules.declare(connection, write.specs, now)
+    starts.forget_others(connection, [spec.name for spec in write.specs if spec.rate is not None])
     executions.reopen_windows(connection)
     return [write.then]
 
@@ -326,8 +356,8 @@ def _leave(connection: Connection, write: LeaveOthers) -> list[Effect]:
     return [write.then]
 
 
-def _claim(connection: Connection, write: Claim, now: Instant) -> list[Taken]:
-    claimed = executions.claim(connection, write.wanted, write.count, write.supervisor, now)
+def _claim(connection: Connection, write: Claim, now: Instant) -> Brought:
+    claimed, full_until = executions.claim(connection, write.wanted, write.count, write.supervisor, now)
     resumed = [c.id for c in claimed if not c.first_claim]
     pages = steps.first_page(connection, resumed, PAGE_BYTES) if resumed else {}
-    return [Taken(c, *pages.get(c.id, ([], 0))) for c in claimed]
+    return Brought([Taken(c, *pages.get(c.id, ([], 0))) for c in claimed], full_until)

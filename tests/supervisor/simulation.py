@@ -36,7 +36,15 @@ from conductor_protocol import messages as m
 from conductor_protocol import uptime
 from conductor_protocol.codec import pack, unpack_from_runner, unpack_to_runner
 from conductor_protocol.conversation import REPLY, Phase, next_phase
-from conductor_protocol.manifest import Manifest, RetrySpec, ScheduleSpec, TaskSpec, WindowSpec
+from conductor_protocol.manifest import (
+    KeyLimitSpec,
+    Manifest,
+    RateSpec,
+    RetrySpec,
+    ScheduleSpec,
+    TaskSpec,
+    WindowSpec,
+)
 from conductor_protocol.operations import (
     CancelExecution,
     Changed,
@@ -133,6 +141,9 @@ SPECS = {
         ),
         TaskSpec(name="hurried", retry=_QUICK_RETRY, isolation="shared", timeout=0.25),
         TaskSpec(name="media", retry=_QUICK_RETRY, queue="media", concurrency=1),
+        TaskSpec(name="keyed", retry=_QUICK_RETRY, concurrency_by_key=KeyLimitSpec(1, "tenant")),
+        TaskSpec(name="rated", retry=_QUICK_RETRY, rate=RateSpec(4, 1.0)),
+        TaskSpec(name="paced", retry=_QUICK_RETRY, isolation="shared", rate=RateSpec(6, 2.0)),
         TaskSpec(
             name="cron",
             retry=_QUICK_RETRY,
@@ -780,6 +791,8 @@ class SimulatedRunner:
         script = Script(self._world, assignment)
         held = _held(assignment)
         self._world.witness.begins(assignment)
+        if assignment.says_began:
+            self.wire.to_supervisor("data", m.Began(*held))
         self.current = assignment
         self._note("handler")
         report: m.Report | None = None
@@ -1082,6 +1095,9 @@ _KINDS: dict[str, tuple[Literal["compute", "checkpoint", "step"], ...]] = {
     "limited": ("compute", "checkpoint", "step"),
     "hurried": ("step", "compute"),
     "media": ("step", "checkpoint"),
+    "keyed": ("compute", "step"),
+    "rated": ("compute", "step"),
+    "paced": ("compute", "checkpoint"),
     "cron": ("step",),
 }
 _LENGTH = {
@@ -1096,6 +1112,9 @@ _LENGTH = {
     "limited": 3,
     "hurried": 3,
     "media": 2,
+    "keyed": 2,
+    "rated": 1,
+    "paced": 2,
     "cron": 2,
 }
 
@@ -1135,6 +1154,8 @@ class Witness:
         """Executions that a client wanted cancelled, whether or not it came to that."""
         self.retried: dict[str, int] = {}
         """The claim that was the last before a client gave new attempts."""
+        self._starts: dict[str, list[float]] = {}
+        """When executions of tasks with a rate began."""
         self.leaps: list[tuple[float, float]] = []
         """When the wall clock leapt, and by how much it had run ahead before."""
         self.endings: Counter[str] = Counter()
@@ -1178,12 +1199,41 @@ class Witness:
         running = sum(other.task == task for other in self._live.values())
         if limit is not None and running >= limit:
             raise Violation(f"{held} begins, though {running} of {task} run already")
+        self._counts_by_key(assignment)
+        self._counts_starts(assignment)
         if not self._open_lately(task):
             raise Violation(f"{held} of {task} begins outside its window")
         if self._world.now - self._arrived[held] > LONGEST_WAIT:
             raise Violation(f"{held} has waited in its runner's hands since {self._arrived[held]}")
         self._begun.add(held)
         self._live[assignment.execution] = assignment
+
+    def _counts_by_key(self, assignment: m.Assignment) -> None:
+        by_key = SPECS[assignment.task].concurrency_by_key
+        if by_key is None:
+            return
+        live = [other.execution for other in self._live.values() if other.task == assignment.task]
+        keys = [self._key_of(execution) for execution in (assignment.execution, *live)]
+        if keys.count(keys[0]) > by_key.most:
+            raise Violation(f"{_held(assignment)} begins beside {live}, with the keys {keys}")
+
+    def _key_of(self, execution: str) -> str:
+        with self._world.database.reading() as connection:
+            key: str = connection.scalars(select(_e.concurrency_key).where(_e.id == execution)).one()
+        return key
+
+    def _counts_starts(self, assignment: m.Assignment) -> None:
+        """Hold a start against the rate; a wall clock that leaps forward frees places early."""
+        rate = SPECS[assignment.task].rate
+        if rate is None:
+            return
+        now = self._world.now
+        starts = self._starts.setdefault(assignment.task, [])
+        starts.append(now)
+        first = max([now - rate.seconds, *(when for when, _ in self.leaps)])
+        lately = sum(at > first for at in starts)
+        if lately > rate.count:
+            raise Violation(f"{_held(assignment)} is start {lately} of {assignment.task} since {first}")
 
     def _open_lately(self, task: str) -> bool:
         """Tell whether the window is open, or was when a runner could not yet have heard of its closing."""
@@ -1402,6 +1452,7 @@ class Clients:
             priority=pick((0, 0, 5)),
             delay=pick((0.0, 0.0, 0.0, 0.3)),
             dedupe_key=pick((None, None, None, f"key of {task}")),
+            concurrency_key=pick(("a", "b", "c")) if task == "keyed" else None,
         )
         answer = self._perform(InvokeMany([new] * pick((1, 1, 3, 12))))
         assert isinstance(answer, Invoked)

@@ -94,7 +94,7 @@ def running(database: Database, count: int) -> list[Claimed]:
     """Return executions that a supervisor had claimed when it died."""
     with database.writing() as connection:
         assert isinstance(perform(connection, InvokeMany([NewExecution(task="job")] * count), NOW), Invoked)
-        return executions.claim(connection, [Wanted("job", count)], count, "dead", NOW)
+        return executions.claim(connection, [Wanted("job", count)], count, "dead", NOW).claimed
 
 
 def view(database: Database, execution: str) -> ExecutionView:

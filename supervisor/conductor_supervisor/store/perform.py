@@ -261,6 +261,7 @@ def _view(row: AnyRow, attempts: list[AttemptView], steps: list[StepView]) -> Ex
         scheduled_for=_moment(row.scheduled_for),
         priority=row.priority,
         dedupe_key=row.dedupe_key,
+        concurrency_key=row.concurrency_key or None,
         metadata=_json(row.metadata),
         created=moment(row.created_at),
         due=moment(row.due_at),
