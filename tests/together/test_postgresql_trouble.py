@@ -1,0 +1,186 @@
+"""PostgreSQL restarts, fails over, answers slowly or breaks connections under a running supervisor."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from conductor_supervisor.store.database import Database
+from harness import Project, Supervisor
+from postgresql import PostgresServer
+from proxy import Proxy
+
+pytestmark = pytest.mark.together
+
+TASKS = """
+    @app.task(max_attempts=1)
+    def steps(event, ctx):
+        for number in range(event.payload):
+            ctx.step(f"step {number}", note, f"{ctx.execution_id} step {number}")
+            time.sleep(0.01)
+        return "done"
+
+    @app.task(max_attempts=1)
+    def quick(event, ctx):
+        note(f"quick {event.payload}")
+    """
+
+
+@pytest.fixture
+def server() -> Iterator[PostgresServer]:
+    """A server of the test's own, which may be killed: it keeps what it has committed."""
+    with PostgresServer() as server:
+        database = Database.open(server.url())
+        database.migrate()
+        database.close()
+        yield server
+
+
+@pytest.fixture
+def network(server: PostgresServer) -> Iterator[Proxy]:
+    """The network before that server."""
+    with Proxy(server.port) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def project(tmp_path: Path, server: PostgresServer, network: Proxy) -> Iterator[Project]:
+    """A project whose supervisors reach the server through that network; clients reach it by themselves."""
+    with Project(tmp_path, server.url()) as project:
+        project.environment["CONDUCTOR_DATABASE_URL"] = server.url(port=network.port)
+        project.tasks(TASKS)
+        yield project
+
+
+def at_work(project: Project, executions: int = 4, steps: int = 60) -> tuple[Supervisor, list[str]]:
+    """Return a supervisor in the middle of some executions, and those."""
+    ids = project.invoke_many("steps", [steps] * executions)
+    supervisor = project.start("--runtime", str(project.folder / "run"))
+    project.until(lambda: len(project.diary()) > 10, "it works")
+    return supervisor, ids
+
+
+def check_nothing_lost_nothing_twice(project: Project, ids: list[str], steps: int = 60) -> None:
+    """Every execution completes in its first attempt, and each of its steps has run once."""
+    for one in ids:
+        view = project.until_state(one, "completed", "failed")
+        assert (view.state, len(view.attempts)) == ("completed", 1)
+        assert [step.name for step in view.steps] == [f"step {number}" for number in range(steps)]
+    ran = Counter(line for line in project.diary() if " step " in line)
+    assert set(ran.values()) == {1}
+    assert len(ran) == len(ids) * steps
+
+
+def lines_about_it(supervisor: Supervisor) -> list[str]:
+    """Return what the log says of the database."""
+    return [line for line in supervisor.output().splitlines() if "the database is" in line]
+
+
+@pytest.mark.parametrize("how", ["restart", "crash", "refused"])
+def test_runners_wait_while_the_database_is_away(
+    project: Project, server: PostgresServer, network: Proxy, how: str
+) -> None:
+    """Work goes on by itself afterwards, and the log has two lines."""
+    supervisor, ids = at_work(project)
+    if how == "refused":
+        network.cut()
+    elif how == "restart":
+        server.stop()
+    else:
+        server.kill()
+    project.until(lambda: "the database is away" in supervisor.output(), "it is noticed")
+    before = len(project.diary())
+    time.sleep(1.0)  # the trouble lasts a while
+    assert len(project.diary()) - before <= 2 * 2  # each runner ends its step, and waits
+    network.mend()
+    if how != "refused":
+        server.start()
+    check_nothing_lost_nothing_twice(project, ids)
+    assert [
+        line.split("the database is ")[1].split()[0].strip(",") for line in lines_about_it(supervisor)
+    ] == [
+        "away",
+        "back",
+    ]
+    assert supervisor.stop() == 0
+
+
+def test_a_commit_whose_answer_is_lost_is_not_made_twice(project: Project, network: Proxy) -> None:
+    """Neither a step, nor an ending, nor a claim: nothing stays running in nobody's hands."""
+    supervisor, ids = at_work(project, steps=40)
+    quick = project.invoke_many("quick", list(range(50)))
+    for _ in range(6):
+        lost = network.commits_lost
+        network.lose_answers_of_commits = 1
+        project.until(lambda: network.commits_lost > lost, "a commit is lost")  # noqa: B023
+    check_nothing_lost_nothing_twice(project, ids, steps=40)
+    for one in quick:
+        project.until_state(one, "completed")
+    assert Counter(line for line in project.diary() if "quick" in line) == Counter(
+        f"quick {number}" for number in range(50)
+    )
+    assert supervisor.stop() == 0
+    assert "late ending" not in supervisor.output()
+
+
+@pytest.mark.parametrize("how", ["half-closed", "slow"])
+def test_a_bad_network_loses_nothing(project: Project, network: Proxy, how: str) -> None:
+    """Whatever it does to the connections."""
+    supervisor, ids = at_work(project, steps=30)
+    if how == "slow":
+        network.delay = 0.02
+        project.until(lambda: len(project.diary()) > 60, "it goes on")
+        network.mend()
+    else:
+        network.half_close()
+    check_nothing_lost_nothing_twice(project, ids, steps=30)
+    assert supervisor.stop() == 0
+
+
+def test_a_server_that_is_stopped_for_a_while_is_waited_for(project: Project, server: PostgresServer) -> None:
+    """It takes connections and does not answer; afterwards all goes on."""
+    supervisor, ids = at_work(project)
+    server.send(signal.SIGSTOP)
+    time.sleep(1.0)
+    server.send(signal.SIGCONT)
+    check_nothing_lost_nothing_twice(project, ids)
+    assert supervisor.stop() == 0
+
+
+def test_a_supervisor_that_is_cut_off_gives_way_to_another(
+    project: Project, server: PostgresServer, network: Proxy
+) -> None:
+    """It kills its runners before its lease ends; its late words change nothing when it is back."""
+    project.environment["CONDUCTOR_LEASE"] = "3s"
+    first, ids = at_work(project, executions=2, steps=100)
+    network.frozen = True
+    project.environment["CONDUCTOR_DATABASE_URL"] = server.url()
+    second = project.start("--runtime", str(project.folder / "other"))
+    project.until(lambda: "is gone: its lease ran out" in second.output(), "the lease is taken over")
+    assert "all runners are killed" in first.output()
+    for one in ids:
+        project.until_state(one, "completed")
+    network.mend()
+    project.until(lambda: "work goes on" in first.output(), "the first is back")
+    assert (first.stop(), second.stop()) == (0, 0)
+    for one in ids:
+        view = project.view(one)
+        assert view.attempt == 0
+        assert [step.name for step in view.steps] == [f"step {number}" for number in range(100)]
+
+
+def test_sessions_that_idle_and_statements_that_take_long_are_ended_by_the_server(
+    project: Project, server: PostgresServer
+) -> None:
+    """As administrators like to have it; that loses nothing."""
+    server.execute("ALTER ROLE postgres SET idle_in_transaction_session_timeout = '50ms'")
+    server.execute("ALTER ROLE postgres SET statement_timeout = '2s'")
+    server.execute("ALTER ROLE postgres SET idle_session_timeout = '300ms'")
+    supervisor, ids = at_work(project, steps=30)
+    check_nothing_lost_nothing_twice(project, ids, steps=30)
+    assert supervisor.stop() == 0
