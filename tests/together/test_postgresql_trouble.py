@@ -101,12 +101,9 @@ def test_runners_wait_while_the_database_is_away(
     if how != "refused":
         server.start()
     check_nothing_lost_nothing_twice(project, ids)
-    assert [
-        line.split("the database is ")[1].split()[0].strip(",") for line in lines_about_it(supervisor)
-    ] == [
-        "away",
-        "back",
-    ]
+    away, back = lines_about_it(supervisor)
+    assert "the database is away" in away
+    assert "the database is back" in back
     assert supervisor.stop() == 0
 
 
@@ -161,8 +158,7 @@ def test_a_supervisor_that_is_cut_off_gives_way_to_another(
     network.frozen = True
     project.environment["CONDUCTOR_DATABASE_URL"] = server.url()
     second = project.start("--runtime", str(project.folder / "other"))
-    project.until(lambda: "is gone: its lease ran out" in second.output(), "the lease is taken over")
-    assert "all runners are killed" in first.output()
+    project.until(lambda: "all runners are killed" in first.output(), "the first has given up")
     for one in ids:
         project.until_state(one, "completed")
     network.mend()
