@@ -125,6 +125,23 @@ def _field_postgresql(element: _JsonField, compiler: SQLCompiler, **options: Any
     return f"CAST({row} ->> {index} AS {compiler.dialect.type_compiler_instance.process(element.type)})"
 
 
+class ByteOrder(FunctionElement[str]):
+    """A text to order by: the same order in every database, whatever language it is set up for."""
+
+    type = Text()
+    inherit_cache = True
+
+
+@compiles(ByteOrder, "sqlite")
+def _byte_order_sqlite(element: ByteOrder, compiler: SQLCompiler, **options: Any) -> str:
+    return compiler.process(element.clauses, **options)  # it knows no other
+
+
+@compiles(ByteOrder, "postgresql")
+def _byte_order_postgresql(element: ByteOrder, compiler: SQLCompiler, **options: Any) -> str:
+    return f'{compiler.process(element.clauses, **options)} COLLATE "C"'
+
+
 class DatabaseNow(FunctionElement[int]):
     """The database's own clock, in microseconds since 1970."""
 
