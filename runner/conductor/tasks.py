@@ -13,8 +13,10 @@ import msgspec
 from conductor import values
 from conductor.declarations import (
     CronOption,
+    OnOption,
     Retry,
     WindowOption,
+    change_specs,
     retry_option,
     schedule_specs,
     window_specs,
@@ -52,7 +54,7 @@ class Event(Generic[Payload]):
     ) -> None:
         self.payload = payload
         self.name = name
-        """``"conductor.invoke"``, or the name of the schedule."""
+        """``"conductor.invoke"``, the name of the schedule, or of the change: ``"public.contact.insert"``."""
         self.scheduled_for = scheduled_for
         """For schedules: the firing that this execution is for, which may be long past."""
 
@@ -71,6 +73,8 @@ class TaskOptions(TypedDict, total=False):
     """May be invoked by name. Default: true if no other trigger is given."""
     cron: CronOption
     """An expression, a ``Cron``, or a mapping of schedule names to these."""
+    on: OnOption
+    """Changes to a table, ``DatabaseChange("public.contact", "insert")``, or a list of these."""
     window: WindowOption
     """``("22:00", "06:00")``, a ``Window``, or a list of these. Default: always open."""
     concurrency: int
@@ -316,11 +320,13 @@ def _spec_named(name: str, function: Callable[..., object], options: TaskOptions
     if not isinstance(queue, str) or not TASK_NAME.fullmatch(queue):
         raise UsageError(f'queue: expected a name such as queue="media", got {queue!r}')
     schedules = schedule_specs(options.get("cron"))
+    changes = change_specs(options.get("on"))
     return TaskSpec(
         name,
         queue=queue,
-        invocable=_flag(options.get("invocable", not schedules)),
+        invocable=_flag(options.get("invocable", not schedules and not changes)),
         schedules=schedules,
+        changes=changes,
         windows=window_specs(options.get("window")),
         concurrency=_count(options.get("concurrency"), "concurrency"),
         max_attempts=_count(options.get("max_attempts", defaults.max_attempts), "max_attempts"),

@@ -42,7 +42,7 @@ from conductor_supervisor.router import Router
 from conductor_supervisor.runtime import PokeSocket, database_lock, folder_lock, runtime_folder
 from conductor_supervisor.settings import Settings, database_url
 from conductor_supervisor.staff import Staff
-from conductor_supervisor.store import attempts, executions, schedules, tasks
+from conductor_supervisor.store import attempts, changes, executions, schedules, tasks
 from conductor_supervisor.store.attempts import Ending
 from conductor_supervisor.store.database import Database, reason
 from conductor_supervisor.store.schedules import Firing
@@ -148,6 +148,7 @@ def _prepare(
         executions.reopen_windows(connection)
         tasks.declare(connection, specs, now)
         schedules.declare(connection, specs, now)
+        changes.declare(connection, specs)
         last = schedules.last_firings(connection)
         found = schedules_of(specs, zone, now)
         missed: list[Firing] = [

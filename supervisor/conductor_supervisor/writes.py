@@ -19,7 +19,7 @@ from conductor_protocol.manifest import TaskSpec
 from conductor_protocol.messages import RecordedStep
 from conductor_protocol.operations import MAX_PAYLOAD, Answer, Operation, ProgressView
 from conductor_protocol.units import Instant
-from conductor_supervisor.store import attempts, executions, leases, output, schedules, steps, tasks
+from conductor_supervisor.store import attempts, changes, executions, leases, output, schedules, steps, tasks
 from conductor_supervisor.store.attempts import Ending, Recovered
 from conductor_supervisor.store.executions import Claimed, Wanted
 from conductor_supervisor.store.leases import Member
@@ -292,6 +292,7 @@ def _keep_output(connection: Connection, writes: list[KeepOutput]) -> list[Effec
 def _declare(connection: Connection, write: Declare, now: Instant) -> list[Effect]:
     tasks.declare(connection, write.specs, now)
     schedules.declare(connection, write.specs, now)
+    changes.declare(connection, write.specs)
     executions.reopen_windows(connection)
     return [write.then]
 

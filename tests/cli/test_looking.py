@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 from workplace import NOON, SECOND, Workplace
 
-from conductor_protocol.manifest import ScheduleSpec, TaskSpec, WindowSpec
+from conductor_protocol.manifest import ChangeSpec, ScheduleSpec, TaskSpec, WindowSpec
 from conductor_protocol.operations import CrashReport, Failure, ProgressView
 from conductor_supervisor.store import executions, schedules, steps, tasks
 from conductor_supervisor.store.attempts import Ending
@@ -306,6 +306,15 @@ def test_tasks_lists_what_is_declared(workplace: Workplace) -> None:
     assert re.split("  +", resize) == ["resize", "default", "invoke", "always", "3", "runner"]
     assert workplace.json("tasks")[0]["concurrency"] == 2
     assert workplace.json("tasks")[0]["paused"] is True
+
+
+def test_tasks_names_the_changes_that_make_an_execution(workplace: Workplace) -> None:
+    """Each once."""
+    contact = ChangeSpec("public", "contact", ("insert", "update"), when="NEW.active")
+    again = ChangeSpec("public", "contact", ("insert",), when="NOT NEW.active")
+    workplace.declare(TaskSpec("greet", changes=(contact, again)))
+    assert "invoke, public.contact.insert, public.contact.update  always" in workplace.run("tasks").stdout
+    assert workplace.json("tasks")[0]["events"] == ["public.contact.insert", "public.contact.update"]
 
 
 def test_without_tasks_it_is_said_what_to_do(workplace: Workplace) -> None:

@@ -30,6 +30,8 @@ class TaskView(Struct, frozen=True, kw_only=True):
     invocable: bool
     schedules: list[str]
     """Their names."""
+    events: list[str]
+    """Changes to tables that make an execution, such as ``public.contact.insert``."""
     windows: tuple[WindowSpec, ...]
     concurrency: int | None
     max_attempts: int
@@ -62,7 +64,7 @@ def tasks(site: Site, as_json: bool) -> None:
                 [
                     view.name,
                     view.queue,
-                    ", ".join((["invoke"] if view.invocable else []) + view.schedules),
+                    ", ".join((["invoke"] if view.invocable else []) + view.schedules + view.events),
                     ", ".join(_window_in_words(window) for window in view.windows) or "always",
                     str(view.concurrency or ""),
                     str(view.max_attempts),
@@ -91,6 +93,7 @@ def _task_view(spec: TaskSpec, paused: set[tuple[str, str]]) -> TaskView:
         queue=spec.queue,
         invocable=spec.invocable,
         schedules=[schedule.name for schedule in spec.schedules],
+        events=list(dict.fromkeys(c.event(operation) for c in spec.changes for operation in c.operations)),
         windows=spec.windows,
         concurrency=spec.concurrency,
         max_attempts=spec.max_attempts,

@@ -12,7 +12,9 @@ Nothing here decides; it moves rows, and tells the caller which rows could not b
 ``executions``  the moves of an execution, from insert to removal
 ``steps``       recorded steps
 ``schedules``   cron schedules and their firings
+``changes``     triggers on an application's tables, which make executions (PostgreSQL)
 ``tasks``       what the running code declares; what operators have paused
 ``perform``     what clients may ask
+``copying``     everything, into another database
 ``migrations``  how the schema came to be (Alembic)
 """

@@ -209,6 +209,12 @@ def insert_unless_there(table: Table, *columns: str) -> sql:
     return sql(f"INSERT INTO {table.name} ({names}) VALUES ({values}) ON CONFLICT DO NOTHING")  # noqa: S608 - names from the schema
 
 
+def schema_of(connection: Connection) -> str | None:
+    """Return the database's schema that our tables are in; None: there is only one."""
+    found: str | None = connection.get_execution_options().get("schema_translate_map", {}).get(None)
+    return found
+
+
 def lock_tasks(connection: Connection, names: Sequence[str]) -> None:
     """Have every other supervisor wait with its decisions about these tasks until this transaction ends.
 
