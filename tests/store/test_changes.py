@@ -17,7 +17,7 @@ from conductor_protocol.errors import UsageError
 from conductor_protocol.manifest import ChangeSpec, TaskSpec
 from conductor_protocol.operations import MAX_PAYLOAD
 from conductor_supervisor.errors import StoreError
-from conductor_supervisor.store import changes, schema
+from conductor_supervisor.store import changes, executions, schema
 from conductor_supervisor.store.database import Database
 from postgresql import PATIENCE, PostgresServer
 
@@ -110,6 +110,20 @@ def test_it_is_an_execution_like_any_other(database: Database, app: psycopg.Conn
     digits = claimed.id.replace("-", "")
     assert int(digits[:12], 16) == int(shown.created.timestamp() * 1000)
     assert (len(claimed.id), digits[12], digits[16] in "89ab") == (36, "7", True)
+
+
+def test_its_row_is_like_that_of_an_invocation(database: Database, app: psycopg.Connection[Any]) -> None:
+    """Whatever columns executions have: a new one must be thought of here too."""
+    declare(database, spec("insert"))
+    app.execute(ADA)
+    app.commit()
+    with database.reading() as connection:
+        row = dict(connection.execute(select(schema.executions)).one()._mapping)
+    own = {"id", "task", "event", "payload", "created_at", "due_at", "state"}
+    usual = executions.new_row()
+    assert {name: value for name, value in row.items() if name not in own} == {
+        name: value for name, value in usual.items() if name not in own
+    }
 
 
 def test_the_order_of_ids_is_that_of_time(database: Database, app: psycopg.Connection[Any]) -> None:
