@@ -184,6 +184,27 @@ def test_not_while_others_go_on_writing(
     assert "cannot be had alone, others are writing: canceling statement due to lock timeout" in said
 
 
+def test_a_connection_that_breaks_at_the_commit(
+    workplace: Workplace, postgres: PostgresServer, postgres_url: str
+) -> None:
+    """Nobody can know then whether it is there; the next copy tells."""
+    name = postgres_url.rpartition("/")[2]
+    postgres.execute(
+        "CREATE FUNCTION die() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$ BEGIN PERFORM pg_terminate_backend(pg_backend_pid()); RETURN NULL; END $$",
+        name,
+    )
+    postgres.execute(
+        "CREATE CONSTRAINT TRIGGER die AFTER INSERT ON conductor.conductor_tasks"
+        " DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION die()",
+        name,
+    )
+    said = " ".join(workplace.run("copy-to", postgres_url, status=1).stderr.split())
+    assert "broke off while the copy was being committed, so it may be there or not" in said
+    postgres.execute("DROP TRIGGER die ON conductor.conductor_tasks", name)
+    workplace.run("copy-to", postgres_url)
+
+
 def test_not_from_where_nothing_is(
     workplace: Workplace, postgres: PostgresServer, fresh_url: str, tmp_path: Path
 ) -> None:

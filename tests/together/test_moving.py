@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -58,8 +59,9 @@ def test_work_goes_on_without_repeating_a_step(project: Project, postgres_url: s
     assert [step.name for step in done.steps] == ["step-0", "step-1", "step-2", "last"]
 
 
-def test_a_copy_that_is_killed_leaves_nothing(
-    project: Project, postgres: PostgresServer, postgres_url: str
+@pytest.mark.parametrize(("how", "status"), [(signal.SIGKILL, -9), (signal.SIGINT, 130)])
+def test_a_copy_that_is_ended_leaves_nothing(
+    project: Project, postgres: PostgresServer, postgres_url: str, how: signal.Signals, status: int
 ) -> None:
     """While it is under way nobody can write to the source; the next one begins anew."""
     project.tasks(TASKS)
@@ -80,8 +82,8 @@ def test_a_copy_that_is_killed_leaves_nothing(
         )
         project.until(lambda: postgres.execute(WAITING) == [(1,)], "the copy is at its first step")
         assert cannot_write(project.folder / "conductor.db")
-        copier.kill()
-        assert copier.wait(PATIENCE) < 0
+        copier.send_signal(how)
+        assert copier.wait(PATIENCE) == status
     project.until(lambda: postgres.execute(COPYING) == [(0,)], "the server has noticed")
     assert postgres.execute("SELECT count(*) FROM conductor.conductor_executions", name) == [(0,)]
     assert not cannot_write(project.folder / "conductor.db")
