@@ -145,6 +145,13 @@ class Project:
 
     # What a user does
 
+    def use_database(self, url: str) -> None:
+        """Let clients, commands and supervisors use this database from now on."""
+        if self._door is not None:
+            self._door.close()
+            self._door = None
+        self.url = self.environment["CONDUCTOR_DATABASE_URL"] = url
+
     def tasks(self, source: str) -> None:
         """Write tasks.py: the prelude above, then this."""
         (self.folder / "tasks.py").write_text(PRELUDE + textwrap.dedent(source))

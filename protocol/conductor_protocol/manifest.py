@@ -20,6 +20,9 @@ CatchUp: TypeAlias = Literal["latest", "all", "skip"]
 
 Day: TypeAlias = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
 
+ChangeOperation: TypeAlias = Literal["insert", "update", "delete"]
+"""What may happen to a row of a table."""
+
 Isolation: TypeAlias = Literal["runner", "fresh", "shared"]
 """``runner``: alone in a warm child; ``fresh``: a new process for each attempt; ``shared``: beside others."""
 
@@ -52,6 +55,27 @@ class ScheduleSpec(Struct, frozen=True):
     payload: bytes = b"null"
     """JSON."""
     catch_up: CatchUp = "latest"
+
+
+class ChangeSpec(Struct, frozen=True):
+    """Changes to the rows of a PostgreSQL table, each of which calls for an execution."""
+
+    schema: str
+    table: str
+    operations: tuple[ChangeOperation, ...]
+    columns: tuple[str, ...] | None = None
+    """What the payload tells of a row, and which of an update's changes count; None: all columns."""
+    when: str | None = None
+    """A condition in SQL on ``OLD`` and ``NEW``."""
+
+    @property
+    def name(self) -> str:
+        """The table as people write it."""
+        return f"{self.schema}.{self.table}"
+
+    def event(self, operation: ChangeOperation) -> str:
+        """Return ``event.name`` of the executions for an operation, such as ``public.contact.insert``."""
+        return f"{self.name}.{operation}"
 
 
 class RetrySpec(Struct, frozen=True):
@@ -87,6 +111,7 @@ class TaskSpec(Struct, frozen=True):
     queue: str = "default"
     invocable: bool = True
     schedules: tuple[ScheduleSpec, ...] = ()
+    changes: tuple[ChangeSpec, ...] = ()
     windows: tuple[WindowSpec, ...] = ()
     """Open when any of them is; empty: always open."""
     concurrency: int | None = None

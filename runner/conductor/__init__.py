@@ -16,7 +16,7 @@ This is what task authors and clients import::
 from conductor.app import Conductor
 from conductor.client import Handle, Invocation
 from conductor.context import AsyncContext, Context
-from conductor.declarations import Cron, Limit, Retry, Window
+from conductor.declarations import Cron, DatabaseChange, Limit, Retry, Window
 from conductor.errors import (
     ConductorError,
     DuplicateStep,
@@ -41,6 +41,7 @@ __all__ = [  # noqa: RUF022  # by subject, as a newcomer looks for them
     # Declaring
     "Conductor",
     "Cron",
+    "DatabaseChange",
     "Limit",
     "Retry",
     "Task",

@@ -13,8 +13,20 @@ import msgspec
 from conductor import values
 from conductor_protocol.errors import UsageError
 from conductor_protocol.limits import check_path
-from conductor_protocol.manifest import CatchUp, Day, KeyLimitSpec, RetrySpec, ScheduleSpec, WindowSpec
+from conductor_protocol.manifest import (
+    CatchUp,
+    ChangeOperation,
+    ChangeSpec,
+    Day,
+    KeyLimitSpec,
+    RetrySpec,
+    ScheduleSpec,
+    WindowSpec,
+)
 from conductor_protocol.units import Duration, seconds
+
+DEFAULT_SCHEMA = "public"
+"""Where a table is that is named without one."""
 
 SCHEDULE_NAME = "cron"
 """``event.name`` of a schedule that was given no name."""
@@ -234,6 +246,102 @@ def _plain_limit(value: object, option: object) -> Limit:
             f"got {option!r}"
         )
     return Limit(value)
+
+
+class DatabaseChange:
+    """Changes to a table in the PostgreSQL database that Conductor uses: each makes an execution.
+
+    It is made in the transaction of the change, and so is there if, and only if, that is committed.
+    ``event.name`` is such as ``"public.contact.insert"``; the payload has ``operation``, ``table``, and the
+    row before and after: ``old`` and ``new``, or None.
+
+    :param table: such as ``"public.contact"``, as the database has it, without quotes; without a schema it is
+        one of ``public``.
+    :param operations: ``"insert"``, ``"update"`` or ``"delete"``, or a list of these.
+    :param columns: what ``old`` and ``new`` tell; an update counts only if one of these changes. None: all.
+    :param when: a condition in SQL on ``OLD`` and ``NEW``, such as ``"NEW.active"``. It becomes part of a
+        trigger as it is, so it must be yours alone: never anybody's input.
+    :raises UsageError: if this cannot be meant.
+    """
+
+    def __init__(
+        self,
+        table: str,
+        operations: ChangeOperation | Iterable[ChangeOperation],
+        *,
+        columns: Iterable[str] | None = None,
+        when: str | None = None,
+    ) -> None:
+        schema, name = _table(table)
+        if when is not None and not (isinstance(when, str) and when.strip() and "\0" not in when):
+            raise UsageError(
+                f'DatabaseChange when: expected a condition in SQL, such as "NEW.active", got {when!r}'
+            )
+        self.spec = ChangeSpec(
+            schema,
+            name,
+            _operations(operations),
+            columns=None if columns is None else _columns(columns),
+            when=when,
+        )
+
+    def __repr__(self) -> str:
+        return f"DatabaseChange({self.spec.name!r}, {list(self.spec.operations)!r})"
+
+
+def _table(given: str) -> tuple[str, str]:
+    schema, dot, table = given.partition(".") if isinstance(given, str) else ("", "", "")
+    named = (schema, table) if dot else (DEFAULT_SCHEMA, schema)
+    if not all(_is_identifier(part) for part in named):
+        raise UsageError(f'DatabaseChange: expected a table such as "public.contact", got {given!r}')
+    return named
+
+
+def _operations(given: ChangeOperation | Iterable[ChangeOperation]) -> tuple[ChangeOperation, ...]:
+    known: tuple[ChangeOperation, ...] = get_args(ChangeOperation)
+    listed = [given] if isinstance(given, str) else list(given) if isinstance(given, Iterable) else []
+    if not listed or not all(each in known for each in listed):
+        raise UsageError(
+            'DatabaseChange operations: expected "insert", "update" or "delete", or a list of these, '
+            f"got {given!r}"
+        )
+    return tuple(each for each in known if each in listed)
+
+
+def _columns(given: Iterable[str]) -> tuple[str, ...]:
+    listed = () if isinstance(given, str) or not isinstance(given, Iterable) else tuple(given)
+    if not listed or not all(_is_identifier(column) for column in listed):
+        raise UsageError(
+            f'DatabaseChange columns: expected a list of names such as ["id", "email"], got {given!r}'
+        )
+    return tuple(dict.fromkeys(listed))
+
+
+def _is_identifier(name: object) -> bool:
+    """PostgreSQL would cut a longer name off, and mean another one."""
+    return isinstance(name, str) and name.isprintable() and 1 <= len(name.encode()) <= 63
+
+
+OnOption: TypeAlias = DatabaseChange | Sequence[DatabaseChange]
+
+
+def change_specs(option: OnOption | None) -> tuple[ChangeSpec, ...]:
+    """Return what ``on=`` means.
+
+    :raises UsageError: if it is neither a ``DatabaseChange`` nor a list of these.
+    """
+    if option is None:
+        return ()
+    listed = [option] if isinstance(option, DatabaseChange) else option
+    if (
+        not isinstance(listed, Sequence)
+        or not listed
+        or not all(isinstance(one, DatabaseChange) for one in listed)
+    ):
+        raise UsageError(
+            f'on: expected DatabaseChange("public.contact", "insert"), or a list of these, got {option!r}'
+        )
+    return tuple(dict.fromkeys(one.spec for one in listed))
 
 
 class Retry:

@@ -14,8 +14,10 @@ from conductor import values
 from conductor.declarations import (
     ConcurrencyOption,
     CronOption,
+    OnOption,
     Retry,
     WindowOption,
+    change_specs,
     concurrency_limits,
     retry_option,
     schedule_specs,
@@ -56,7 +58,7 @@ class Event(Generic[Payload]):
     ) -> None:
         self.payload = payload
         self.name = name
-        """``"conductor.invoke"``, or the name of the schedule."""
+        """``"conductor.invoke"``, the name of the schedule, or of the change: ``"public.contact.insert"``."""
         self.scheduled_for = scheduled_for
         """For schedules: the firing that this execution is for, which may be long past."""
 
@@ -75,6 +77,8 @@ class TaskOptions(TypedDict, total=False):
     """May be invoked by name. Default: true if no other trigger is given."""
     cron: CronOption
     """An expression, a ``Cron``, or a mapping of schedule names to these."""
+    on: OnOption
+    """Changes to a table, ``DatabaseChange("public.contact", "insert")``, or a list of these."""
     window: WindowOption
     """``("22:00", "06:00")``, a ``Window``, or a list of these. Default: always open."""
     concurrency: ConcurrencyOption
@@ -341,11 +345,13 @@ def _spec_named(name: str, function: Callable[..., object], options: TaskOptions
     schedules = schedule_specs(options.get("cron"))
     concurrency, by_key = concurrency_limits(options.get("concurrency"))
     rate = options.get("rate")
+    changes = change_specs(options.get("on"))
     return TaskSpec(
         name,
         queue=queue,
-        invocable=_flag(options.get("invocable", not schedules)),
+        invocable=_flag(options.get("invocable", not schedules and not changes)),
         schedules=schedules,
+        changes=changes,
         windows=window_specs(options.get("window")),
         concurrency=concurrency,
         concurrency_by_key=by_key,

@@ -18,15 +18,12 @@ from conductor_supervisor.generation import schedules_of
 from conductor_supervisor.intake import Schedule
 from conductor_supervisor.processes import leftovers
 from conductor_supervisor.roster import Task
-from conductor_supervisor.store import attempts, executions, leases, schedules, tasks
+from conductor_supervisor.store import attempts, changes, executions, leases, schedules, tasks
 from conductor_supervisor.store.attempts import Recovered
 from conductor_supervisor.store.database import Database, reason
-from conductor_supervisor.store.dialect import lock_tasks
+from conductor_supervisor.store.dialect import ALL_TASKS, lock_tasks
 from conductor_supervisor.store.leases import Member
 from conductor_supervisor.store.schedules import Firing
-
-ALL_TASKS = ("*",)
-"""What those lock who declare tasks: no task has such a name."""
 
 log = logging.getLogger(__name__)
 
@@ -121,6 +118,7 @@ def _declare(connection: Connection, known: Mapping[str, Task], zone: str, clock
     executions.reopen_windows(connection)
     tasks.declare(connection, specs, now)
     schedules.declare(connection, specs, now)
+    changes.declare(connection, specs)
     last = schedules.last_firings(connection)
     found = schedules_of(specs, zone, now)
     missed: list[Firing] = [

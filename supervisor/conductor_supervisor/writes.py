@@ -21,6 +21,7 @@ from conductor_protocol.operations import MAX_PAYLOAD, Answer, Operation, Progre
 from conductor_protocol.units import Instant
 from conductor_supervisor.store import (
     attempts,
+    changes,
     claiming,
     executions,
     leases,
@@ -32,6 +33,7 @@ from conductor_supervisor.store import (
 )
 from conductor_supervisor.store.attempts import Ending, Recovered
 from conductor_supervisor.store.claiming import Claimed, Wanted
+from conductor_supervisor.store.dialect import ALL_TASKS, lock_tasks
 from conductor_supervisor.store.front import Front
 from conductor_supervisor.store.leases import Member
 from conductor_supervisor.store.output import Chunk
@@ -342,9 +344,11 @@ def _keep_output(connection: Connection, writes: list[KeepOutput]) -> list[Effec
 
 
 def _declare(connection: Connection, write: Declare, now: Instant) -> list[Effect]:
+    lock_tasks(connection, ALL_TASKS)
     tasks.declare(connection, write.specs, now)
     schedules.declare(connection, write.specs, now)
     starts.forget_others(connection, [spec.name for spec in write.specs if spec.rate is not None])
+    changes.declare(connection, write.specs)
     executions.reopen_windows(connection)
     return [write.then]
 

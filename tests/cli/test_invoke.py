@@ -79,7 +79,7 @@ def test_a_dedupe_key_gives_the_unfinished_execution_back(shop: Workplace) -> No
     [
         (["rezise"], "there is no task 'rezise'; did you mean resize?"),
         (["a b"], "TASK: expected letters, digits, -, _ and . (at most 200), got 'a b'"),
-        (["nightly"], "task nightly may not be invoked by name: it runs on its schedule"),
+        (["nightly"], "task nightly may not be invoked by name, because it has another trigger"),
         (["resize", "{id: 1}"], "expected JSON such as '{\"id\": 1}', got '{id: 1}'"),
         (["resize", "hello"], "if it is meant as text, write: '\"hello\"'"),
         (["resize", "it's"], """write: '"it'"'"'s"'"""),

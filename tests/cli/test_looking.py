@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 from workplace import NOON, SECOND, Workplace
 
-from conductor_protocol.manifest import KeyLimitSpec, RateSpec, ScheduleSpec, TaskSpec, WindowSpec
+from conductor_protocol.manifest import ChangeSpec, KeyLimitSpec, RateSpec, ScheduleSpec, TaskSpec, WindowSpec
 from conductor_protocol.operations import CrashReport, Failure, ProgressView
 from conductor_supervisor.store import executions, schedules, steps, tasks
 from conductor_supervisor.store.attempts import Ending
@@ -311,6 +311,15 @@ def test_tasks_lists_what_is_declared(workplace: Workplace) -> None:
     assert workplace.json("tasks")[0]["concurrency_by_key"] == {"most": 1, "key": "tenant"}
     assert workplace.json("tasks")[0]["rate"] == {"count": 100, "seconds": 60.0}
     assert workplace.json("tasks")[0]["paused"] is True
+
+
+def test_tasks_names_the_changes_that_make_an_execution(workplace: Workplace) -> None:
+    """Each once."""
+    contact = ChangeSpec("public", "contact", ("insert", "update"), when="NEW.active")
+    again = ChangeSpec("public", "contact", ("insert",), when="NOT NEW.active")
+    workplace.declare(TaskSpec("greet", changes=(contact, again)))
+    assert "invoke, public.contact.insert, public.contact.update  always" in workplace.run("tasks").stdout
+    assert workplace.json("tasks")[0]["events"] == ["public.contact.insert", "public.contact.update"]
 
 
 def test_without_tasks_it_is_said_what_to_do(workplace: Workplace) -> None:

@@ -14,6 +14,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
+import psycopg
 import pytest
 from docs_pages import ROOT, Page, pages
 
@@ -124,8 +125,12 @@ class Reader:
         return view
 
 
+CHANGES = Page(ROOT / "docs/triggers.md")
+"""Its tasks need PostgreSQL, and a table."""
+
+
 def with_tasks() -> list[Page]:
-    return [page for page in pages() if "tasks.py" in page.files()]
+    return [page for page in pages() if "tasks.py" in page.files() and page != CHANGES]
 
 
 @pytest.mark.together
@@ -146,6 +151,24 @@ def test_every_task_on_a_page_does_what_the_page_says(page: Page, project: Proje
         for script in sorted(set(scripts) - set(tests)):
             reader.run(script)
         assert supervisor.stop() == 0
+
+
+@pytest.mark.together
+def test_changes_of_a_table_run_what_the_page_says(project: Project, postgres_url: str) -> None:
+    """Its first two blocks of SQL are what the reader types: the table, and what happens to it."""
+    (project.folder / "tasks.py").write_text(CHANGES.files()["tasks.py"], encoding="utf-8")
+    project.use_database(postgres_url)
+    table, happens, _rights = CHANGES.blocks("sql")
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
+        connection.execute(table.encode())
+        project.drain(runners=1)
+        connection.execute(happens.encode())
+    project.drain(runners=1)
+    assert [view.result for view in reversed(project.views())] == [
+        "welcome, ada@example.com",
+        "public.contact.update: ada@example.com leaves the list",
+        "public.contact.delete: spam@example.com leaves the list",
+    ]
 
 
 def exercise(project: Project, reader: Reader, expected: dict[str, Expected]) -> None:

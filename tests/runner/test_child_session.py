@@ -209,7 +209,7 @@ def test_a_second_step_of_one_name_is_an_error(supervisor: FakeSupervisor) -> No
     assert supervisor.hear(m.Failed).failure.type == "conductor.errors.DuplicateStep"
 
 
-@pytest.mark.parametrize("name", ["s", "x" * 500, "名前 \U0001f600 'quoted'\n", "\u0000"])
+@pytest.mark.parametrize("name", ["s", "x" * 500, "名前 \U0001f600 'quoted'\n"])
 def test_a_step_name_may_be_any_text(supervisor: FakeSupervisor, name: str) -> None:
     """From 1 to 500 characters."""
     supervisor.assign("named", json.dumps(name).encode())
@@ -217,7 +217,7 @@ def test_a_step_name_may_be_any_text(supervisor: FakeSupervisor, name: str) -> N
     supervisor.hear(m.Finished)
 
 
-@pytest.mark.parametrize("name", ["", "x" * 501])
+@pytest.mark.parametrize("name", ["", "x" * 501, "a\0"])
 def test_a_step_name_that_is_none_is_refused(supervisor: FakeSupervisor, name: str) -> None:
     """Before anything is asked."""
     supervisor.assign("named", json.dumps(name).encode())

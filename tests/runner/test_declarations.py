@@ -14,9 +14,21 @@ import msgspec
 import pytest
 
 import conductor
-from conductor import Conductor, Context, Cron, Event, Invocation, Limit, Retry, UsageError, Window
+from conductor import (
+    Conductor,
+    Context,
+    Cron,
+    DatabaseChange,
+    Event,
+    Invocation,
+    Limit,
+    Retry,
+    UsageError,
+    Window,
+)
 from conductor.tasks import TaskOptions
 from conductor_protocol.manifest import (
+    ChangeSpec,
     Isolation,
     KeyLimitSpec,
     RateSpec,
@@ -98,6 +110,23 @@ def test_a_bare_task_has_the_defaults() -> None:
                 "schedules": (
                     ScheduleSpec("a", "0 2 * * *"),
                     ScheduleSpec("b", "@daily", "UTC", b'{"n":1}', "all"),
+                ),
+            },
+        ),
+        (
+            {"on": DatabaseChange("public.contact", "insert", columns=["id", "email"], when="NEW.active")},
+            {
+                "invocable": False,
+                "changes": (ChangeSpec("public", "contact", ("insert",), ("id", "email"), "NEW.active"),),
+            },
+        ),
+        (
+            {"on": [DatabaseChange("a b", {"delete", "update"}), DatabaseChange("s.T.x", ["insert"])]},
+            {
+                "invocable": False,
+                "changes": (
+                    ChangeSpec("public", "a b", ("update", "delete")),
+                    ChangeSpec("s", "T.x", ("insert",)),
                 ),
             },
         ),
@@ -200,6 +229,9 @@ def test_whatever_accepts_event_and_context_may_be_a_task(function: Callable[...
         ({"cron": "every day"}, 'cron: expected five fields "minute hour day month weekday"'),
         ({"cron": {"": "* * * * *"}}, "expected schedule names of 1 to 200 characters"),
         ({"cron": 5}, "cron: expected five fields"),
+        ({"on": "user.created"}, 'on: expected DatabaseChange("public.contact", "insert")'),
+        ({"on": []}, "on: expected DatabaseChange"),
+        ({"on": [DatabaseChange("t", "insert"), "t"]}, "on: expected DatabaseChange"),
         ({"retry": 3}, "retry: expected Retry(delays=[15, 30, 60])"),
     ],
 )
@@ -220,6 +252,16 @@ def test_a_wrong_option_says_what_to_write(options: Any, message: str) -> None:
         (lambda: Cron("* * * * *", catch_up="some"), 'cron catch_up: expected "latest", "all" or "skip"'),  # type: ignore[arg-type]
         (lambda: Cron("* * * * *", tz=""), "cron tz"),
         (lambda: Cron("* * * * *", payload=object()), "the payload of a cron schedule"),
+        (lambda: DatabaseChange("", "insert"), 'expected a table such as "public.contact", got'),
+        (lambda: DatabaseChange("public.", "insert"), "expected a table"),
+        (lambda: DatabaseChange(5, "insert"), "expected a table"),  # type: ignore[arg-type]
+        (lambda: DatabaseChange("x" * 64, "insert"), "expected a table"),
+        (lambda: DatabaseChange("t", "truncate"), 'operations: expected "insert", "update" or "delete"'),  # type: ignore[arg-type]
+        (lambda: DatabaseChange("t", []), "operations: expected"),
+        (lambda: DatabaseChange("t", [["insert"]]), "operations: expected"),  # type: ignore[list-item]
+        (lambda: DatabaseChange("t", "update", columns="id"), "columns: expected a list of names such as"),
+        (lambda: DatabaseChange("t", "update", columns=[]), "columns: expected"),
+        (lambda: DatabaseChange("t", "update", when=" "), "when: expected a condition in SQL"),
         (lambda: Retry([1], initial=1), "got delays and initial"),
         (lambda: Retry("1s"), "Retry delays: expected a list"),
         (lambda: Retry(jitter=2), "Retry jitter: expected a fraction from 0 to 1, got 2"),

@@ -12,6 +12,7 @@
 ``health``      health
 ``operate``     status, pause, resume, stop
 ``upkeep``      migrate, completion
+``moving``      copy-to
 ``doctor``      is everything in place?
 ``demo``        a tour
 ``reference``   prints docs/reference.md from all of these
@@ -47,6 +48,7 @@ COMMANDS = {
     "pause": "operate",
     "resume": "operate",
     "migrate": "upkeep",
+    "copy-to": "moving",
     "doctor": "doctor",
     "demo": "demo",
     "completion": "upkeep",
@@ -55,7 +57,7 @@ COMMANDS = {
 """By command, in the order of the help: the module that holds it. A module is imported when it is needed, so
 that ``invoke`` does not pay for ``demo``."""
 
-FUNCTIONS = {"list": "list_"}
+FUNCTIONS = {"list": "list_", "copy-to": "copy_to"}
 """Commands whose functions are named otherwise."""
 
 HIDDEN = {"reference"}

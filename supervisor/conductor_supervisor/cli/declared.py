@@ -39,6 +39,8 @@ class TaskView(Struct, frozen=True, kw_only=True):
     invocable: bool
     schedules: list[str]
     """Their names."""
+    events: list[str]
+    """Changes to tables that make an execution, such as ``public.contact.insert``."""
     windows: tuple[WindowSpec, ...]
     concurrency: int | None
     concurrency_by_key: KeyLimitSpec | None
@@ -73,7 +75,7 @@ def tasks(site: Site, as_json: bool) -> None:
                 [
                     view.name,
                     view.queue,
-                    ", ".join((["invoke"] if view.invocable else []) + view.schedules),
+                    ", ".join((["invoke"] if view.invocable else []) + view.schedules + view.events),
                     ", ".join(_window_in_words(window) for window in view.windows) or "always",
                     limits_in_words(view.concurrency, view.concurrency_by_key),
                     "" if view.rate is None else rate_in_words(view.rate),
@@ -103,6 +105,7 @@ def _task_view(spec: TaskSpec, paused: set[tuple[str, str]]) -> TaskView:
         queue=spec.queue,
         invocable=spec.invocable,
         schedules=[schedule.name for schedule in spec.schedules],
+        events=list(dict.fromkeys(c.event(operation) for c in spec.changes for operation in c.operations)),
         windows=spec.windows,
         concurrency=spec.concurrency,
         concurrency_by_key=spec.concurrency_by_key,

@@ -194,7 +194,7 @@ def _heed(fits: Inquiry[Fits]) -> None:
 
 def _not_invocable(spec: TaskSpec) -> str:
     return (
-        f"task {spec.name} may not be invoked by name: it runs on its schedule. "
+        f"task {spec.name} may not be invoked by name, because it has another trigger. "
         "Declare it with invocable=True to allow it"
     )
 

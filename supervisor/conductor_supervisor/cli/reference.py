@@ -24,6 +24,7 @@ from conductor_protocol.operations import (
 from conductor_supervisor.cli.declared import ScheduleView, TaskView
 from conductor_supervisor.cli.doctor import Finding, Health
 from conductor_supervisor.cli.health import HealthView
+from conductor_supervisor.cli.moving import CopyView, TableCopy
 from conductor_supervisor.cli.operate import Paused, Silent, StatusView, SupervisorView
 from conductor_supervisor.cli.output import OutputLine
 from conductor_supervisor.cli.replay import End, ReplayView
@@ -129,6 +130,7 @@ JSON_OUTPUT: tuple[tuple[str, tuple[type[Struct], ...]], ...] = (
     ("`tasks --json` is an array", (TaskView, WindowSpec)),
     ("`schedules --json` is an array", (ScheduleView,)),
     ("`doctor --json` is an array", (Finding,)),
+    ("`copy-to URL --json`", (CopyView, TableCopy)),
 )
 
 

@@ -16,7 +16,9 @@ Nothing here decides; it moves rows, and tells the caller which rows could not b
 ``wakeups``     hearing that others have changed the database
 ``steps``       recorded steps
 ``schedules``   cron schedules and their firings
+``changes``     triggers on an application's tables, which make executions (PostgreSQL)
 ``tasks``       what the running code declares; what operators have paused
 ``perform``     what clients may ask
+``copying``     everything, into another database
 ``migrations``  how the schema came to be (Alembic)
 """

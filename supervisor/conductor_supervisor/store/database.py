@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import sqlite3
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from sqlalchemy import Connection, Engine, insert, inspect, select
+from sqlalchemy import Connection, Engine, Table, insert, inspect, select
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from conductor_supervisor.errors import ForeignDatabase, NoDatabase, OutdatedDatabase, StoreError
@@ -124,6 +124,22 @@ class Database(ABC):
         """Tell whether an undecided transaction was committed; None: that is not decided yet, ask again.
 
         :raises DBAPIError: while the database is away.
+        """
+
+    @abstractmethod
+    def keep_others_from_writing(self, connection: Connection) -> None:
+        """Let nobody else write before this transaction, a writing one, ends. It may take its time.
+
+        :raises DBAPIError: a transient one, if others who are writing do not come to an end.
+        """
+
+    @abstractmethod
+    def load(
+        self, connection: Connection, table: Table, columns: Sequence[str], rows: Iterable[Sequence[object]]
+    ) -> None:
+        """Insert any number of rows, in this order, as fast as the database can.
+
+        :raises StoreError: if it does not take a row.
         """
 
     @abstractmethod

@@ -58,6 +58,9 @@ class Executor(Protocol):
         """Run a statement; return the first column of its rows."""
 
 
+ALL_TASKS = ("*",)
+"""What those lock who declare tasks: no task has such a name."""
+
 ENOUGH_TO_COPY = 20
 """Rows from which on PostgreSQL's COPY is quicker than an INSERT."""
 
@@ -152,6 +155,23 @@ def _field_postgresql(element: _JsonField, compiler: SQLCompiler, **options: Any
     return f"CAST({row} ->> {index} AS {compiler.dialect.type_compiler_instance.process(element.type)})"
 
 
+class ByteOrder(FunctionElement[str]):
+    """A text to order by: the same order in every database, whatever language it is set up for."""
+
+    type = Text()
+    inherit_cache = True
+
+
+@compiles(ByteOrder, "sqlite")
+def _byte_order_sqlite(element: ByteOrder, compiler: SQLCompiler, **options: Any) -> str:
+    return compiler.process(element.clauses, **options)  # it knows no other
+
+
+@compiles(ByteOrder, "postgresql")
+def _byte_order_postgresql(element: ByteOrder, compiler: SQLCompiler, **options: Any) -> str:
+    return f'{compiler.process(element.clauses, **options)} COLLATE "C"'
+
+
 class DatabaseNow(FunctionElement[int]):
     """The database's own clock, in microseconds since 1970."""
 
@@ -240,6 +260,12 @@ def _copy(connection: Connection, table: Table, rows: Sequence[Mapping[str, str 
     with driver.cursor() as cursor, cursor.copy(statement) as copy:
         for row in rows:
             copy.write_row([row[column] for column in columns])
+
+
+def schema_of(connection: Connection) -> str | None:
+    """Return the database's schema that our tables are in; None: there is only one."""
+    found: str | None = connection.get_execution_options().get("schema_translate_map", {}).get(None)
+    return found
 
 
 def lock_tasks(connection: Connection, names: Sequence[str]) -> None:

@@ -107,5 +107,13 @@ def members(connection: Connection) -> list[Member]:
 _MEMBERS = select(supervisors).order_by(supervisors.c.id)
 
 
+def living(connection: Connection) -> list[Member]:
+    """Return the supervisors whose leases have not run out; in the order of their starts."""
+    return [_member(row) for row in connection.execute(_LIVING)]
+
+
+_LIVING = _MEMBERS.where(supervisors.c.expires_at >= DatabaseNow())
+
+
 def _member(row: AnyRow) -> Member:
     return Member(row.id, row.host, row.pid, row.app, row.started_at)

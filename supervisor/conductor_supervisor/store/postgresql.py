@@ -7,18 +7,18 @@ so nothing hangs on session settings, which a transaction pooler would hand to s
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeVar, cast
 
-from sqlalchemy import Connection, Engine, RootTransaction, create_engine, text
+from sqlalchemy import Connection, Engine, RootTransaction, Table, create_engine, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.schema import CreateSchema
 
 from conductor_supervisor.errors import NoDatabase, StoreError
 from conductor_supervisor.store import schema
 from conductor_supervisor.store.database import Database, Undecided, reason
-from conductor_supervisor.store.dialect import Executor
+from conductor_supervisor.store.dialect import Executor, sql
 from conductor_supervisor.store.location import PostgresLocation
 from conductor_supervisor.store.wakeups import Listener
 
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     import psycopg
 
 OLDEST_POSTGRESQL = 14
+
+LOCK_PATIENCE = 30
+"""Seconds to wait for others who write, where nobody else may."""
 
 POOL = 10
 """Connections that a process keeps at most, but for those that its threads need at one moment beyond."""
@@ -142,6 +145,36 @@ class PostgresDatabase(Database):
             # Its process has not noticed yet that we are gone. Rather than to wait for that, end it.
             connection.execute(_END_TRANSACTION, {"number": transaction})
         return None
+
+    def keep_others_from_writing(self, connection: Connection) -> None:
+        """Lock every table, but for those who read, and have the server wait for us.
+
+        :raises DBAPIError: if others write for longer than :data:`LOCK_PATIENCE`.
+        """
+        connection.execute(_TAKE_YOUR_TIME)
+        connection.execute(_WAIT_FOR_LOCKS, {"time": f"{LOCK_PATIENCE}s"})
+        connection.execute(_LOCK_TABLES)
+
+    def load(
+        self, connection: Connection, table: Table, columns: Sequence[str], rows: Iterable[Sequence[object]]
+    ) -> None:
+        """Insert any number of rows, in this order.
+
+        :raises StoreError: if a row is not taken.
+        """
+        import psycopg
+
+        driver = cast("psycopg.Connection", connection.connection.driver_connection)
+        into = psycopg.sql.SQL("COPY {} ({}) FROM STDIN").format(
+            psycopg.sql.Identifier(str(self._schema), table.name),
+            psycopg.sql.SQL(", ").join(map(psycopg.sql.Identifier, columns)),
+        )
+        try:
+            with driver.cursor() as cursor, cursor.copy(into) as copy:
+                for row in rows:
+                    copy.write_row(row)
+        except psycopg.Error as error:
+            raise StoreError(f"{table.name} in {self.url_for_people} does not take a row: {error}") from error
 
     def changed_elsewhere(self) -> bool:
         """Always: who has written cannot be seen here."""
@@ -264,6 +297,14 @@ _END_TRANSACTION = text(
 )
 _NOTIFY = text("SELECT pg_notify(:channel, :word)")
 _LOCK = text("SELECT pg_advisory_xact_lock(hashtextextended(:what, 0))")
+_TAKE_YOUR_TIME = text(
+    """
+    SELECT set_config(name, '0', true) FROM pg_settings
+    WHERE name IN ('statement_timeout', 'transaction_timeout', 'idle_in_transaction_session_timeout')
+    """
+)
+_WAIT_FOR_LOCKS = text("SELECT set_config('lock_timeout', :time, true)")
+_LOCK_TABLES = sql(f"LOCK TABLE {', '.join(schema.metadata.tables)} IN SHARE ROW EXCLUSIVE MODE")
 _HAS_SCHEMA = text("SELECT EXISTS (SELECT 1 FROM pg_namespace WHERE nspname = :schema)")
 _USE_SCHEMA = text("SELECT set_config('search_path', quote_ident(:schema), true)")
 _LACKING = text(

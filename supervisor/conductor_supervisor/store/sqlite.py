@@ -11,13 +11,14 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import quote
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event
+from sqlalchemy import URL, Connection, Engine, Table, create_engine, event, insert
 from sqlalchemy.exc import DBAPIError
 
 from conductor_supervisor.errors import ForeignDatabase, NoDatabase, StoreError
@@ -29,6 +30,9 @@ BUSY_TIMEOUT = 30.0
 
 OLDEST_SQLITE = (3, 35)
 """The first version with RETURNING."""
+
+LOAD_BATCH = 50
+"""Rows, which may be large, in memory at once."""
 
 _BEGIN = "conductor_begin"
 """Execution option of a connection: the statement that begins its transactions."""
@@ -125,6 +129,17 @@ class SqliteDatabase(Database):
     def has_committed(self, transaction: str) -> bool | None:
         """Never asked: a commit of SQLite has failed, or it has not."""
         raise NotImplementedError(transaction)
+
+    def keep_others_from_writing(self, connection: Connection) -> None:
+        """Nothing to do: a writing transaction is alone."""
+
+    def load(
+        self, connection: Connection, table: Table, columns: Sequence[str], rows: Iterable[Sequence[object]]
+    ) -> None:
+        """Insert any number of rows, in this order."""
+        rest = iter(rows)
+        while batch := [dict(zip(columns, row, strict=True)) for row in islice(rest, LOAD_BATCH)]:
+            connection.execute(insert(table), batch)
 
     def changed_elsewhere(self) -> bool:
         """Tell whether anyone else has committed something since the last call. True at the first call."""

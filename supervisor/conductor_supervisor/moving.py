@@ -1,0 +1,195 @@
+"""Everything that one database keeps, moved into another: who has to stand still for it, and what becomes of
+executions that nobody runs any more.
+
+The source is only read. While it is copied nobody else writes on either side, and the target gets all in one
+transaction: until its commit there is nothing in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+
+from msgspec import Struct
+from sqlalchemy import Connection
+from sqlalchemy.exc import SQLAlchemyError
+
+from conductor_protocol.errors import UsageError
+from conductor_protocol.units import Instant
+from conductor_supervisor import aftermath
+from conductor_supervisor.aftermath import Aftermath
+from conductor_supervisor.clock import Clock
+from conductor_supervisor.errors import (
+    AlreadyRunning,
+    ForeignDatabase,
+    NoDatabase,
+    OutdatedDatabase,
+    StoreError,
+)
+from conductor_supervisor.generation import tasks_of
+from conductor_supervisor.processes import leftovers
+from conductor_supervisor.runtime import database_lock, folder_lock, runtime_folder
+from conductor_supervisor.settings import Settings
+from conductor_supervisor.store import attempts, copying, leases, tasks
+from conductor_supervisor.store.copying import Checked, Progress
+from conductor_supervisor.store.database import Database, Undecided, reason
+from conductor_supervisor.store.location import locate
+
+UTC = "UTC"
+
+
+class Moved(Struct, frozen=True):
+    """What the new database has."""
+
+    tables: list[Checked]
+    """The same on both sides."""
+    recovered: int
+    """Executions that were running when the last supervisor died: they go on as after any such death."""
+
+
+def count(source: str, target: str) -> dict[str, int]:
+    """Return how many rows would be moved, by table. Nothing is made, changed or locked.
+
+    :raises UsageError: if a URL cannot be meant, or both name the same database.
+    :raises StoreError: if a database cannot be used, or the target has executions.
+    """
+    _check_two(source, target)
+    with closing(Database.look(source)) as here, _worded(here), here.reading() as connection:
+        counted = copying.counts(connection)
+    try:
+        there = Database.look(target)
+    except (NoDatabase, ForeignDatabase, OutdatedDatabase):
+        return counted  # it would get its tables, or the newest ones, first
+    with closing(there), _worded(there), there.reading() as connection:
+        _check_room(there, connection)
+    return counted
+
+
+def move(source: str, target: str, settings: Settings, clock: Clock, progress: Progress) -> Moved:
+    """Copy everything, compare both sides, and take what nobody runs any more back to the queue there.
+
+    :param source: URL; stays as it is.
+    :param target: URL; gets the newest tables first.
+    :raises UsageError: if a URL cannot be meant, or both name the same database.
+    :raises AlreadyRunning: if a supervisor works on either.
+    :raises StoreError: if a database cannot be used, or the target has executions; it is as before then.
+    """
+    _check_two(source, target)
+    with ExitStack() as stack:
+        folder, former = _stand_still(stack, source, target, settings)
+        Database.look(source).close()
+        here = stack.enter_context(closing(Database.open(source)))
+        there = stack.enter_context(closing(Database.open(target)))
+        with _worded(there):
+            there.migrate()
+        left = _left_by_the_dead(here, folder, former)
+        with _worded(here), here.writing() as reading:
+            _have_alone(here, reading)
+
+            def work(writing: Connection) -> Moved:
+                _have_alone(there, writing)
+                _check_room(there, writing)
+                tables = copying.copy(reading, there, writing, progress)
+                return Moved(tables, _recover(writing, left, settings, clock.now()))
+
+            with _worded(there):
+                return _committed(there, work)
+
+
+def _check_two(source: str, target: str) -> None:
+    one, other = locate(source), locate(target)
+    if one.identity == other.identity:
+        raise UsageError(
+            f"{other.for_people} is the database that is configured here; name another one to copy it to"
+        )
+
+
+def _stand_still(stack: ExitStack, source: str, target: str, settings: Settings) -> tuple[Path, str | None]:
+    """Keep supervisors of this machine from beginning on either side.
+
+    :return: the source's runtime folder, and the name of the supervisor that was there last.
+    """
+    folder, other = runtime_folder(source, settings.runtime), runtime_folder(target)
+    former = stack.enter_context(folder_lock(folder)).former
+    if other != folder:
+        stack.enter_context(folder_lock(other))
+    for url in (source, target):
+        stack.enter_context(database_lock(url))
+    return folder, former
+
+
+def _have_alone(database: Database, connection: Connection) -> None:
+    """Let nobody else write before the transaction ends.
+
+    :raises AlreadyRunning: if a supervisor, on whatever machine, has a lease.
+    :raises StoreError: if others go on writing.
+    """
+    _check_leases(database, connection)  # before the tables are locked, for a supervisor would have to wait
+    try:
+        database.keep_others_from_writing(connection)
+    except SQLAlchemyError as error:
+        raise StoreError(
+            f"{database.url_for_people} cannot be had alone, others are writing: {reason(error)}; see to it "
+            "that their transactions end, then copy again"
+        ) from error
+    _check_leases(database, connection)
+
+
+def _check_leases(database: Database, connection: Connection) -> None:
+    alive = leases.living(connection)
+    if alive:
+        who = ", ".join(f"process {member.pid} on {member.host}" for member in alive)
+        raise AlreadyRunning(
+            f"a supervisor works on {database.url_for_people} ({who}); stop it first, on its machine: "
+            "conductor-supervisor stop"
+        )
+
+
+def _check_room(database: Database, connection: Connection) -> None:
+    if copying.has_executions(connection):
+        raise StoreError(
+            f"{database.url_for_people} has executions already, and two databases cannot be joined; name one "
+            "without, or another schema of it, as in postgresql://user@host/database?schema=moved"
+        )
+
+
+def _committed(database: Database, work: Callable[[Connection], Moved]) -> Moved:
+    try:
+        return database.transact(work)
+    except Undecided as undecided:
+        raise StoreError(
+            f"{database.url_for_people} broke off while the copy was being committed, so it may be there or "
+            f"not: {reason(undecided.cause)}; copy again: where it is there, that is refused"
+        ) from undecided
+
+
+def _left_by_the_dead(database: Database, folder: Path, former: str | None) -> Aftermath:
+    """Return what the runners of a supervisor that died tell; they are ended first, if any is alive.
+
+    Of a database that supervisors of several machines share nobody here can tell.
+    """
+    leftovers.end_those_of_the_last_supervisor(folder)
+    return Aftermath() if database.shared else aftermath.read(folder, former)
+
+
+def _recover(connection: Connection, left: Aftermath, settings: Settings, now: Instant) -> int:
+    """Do for what was running what the next start would have done; return how many there were."""
+    specs = tasks.declared(connection)
+    known = tasks_of(specs, settings.timezone or UTC, settings)  # no ending of theirs asks for a window
+    ended = aftermath.act_on_reports(connection, left.reports, known, now)
+    recovered = attempts.recover(
+        connection,
+        now,
+        {spec.name: spec.max_attempts for spec in specs},
+        left.may_have_begun,
+    )
+    return ended + len(recovered.returned) + len(recovered.charged) + len(recovered.cancelled)
+
+
+@contextmanager
+def _worded(database: Database) -> Iterator[None]:
+    try:
+        yield
+    except SQLAlchemyError as error:
+        raise StoreError(f"{database.url_for_people} cannot be used: {reason(error)}") from error

@@ -1,0 +1,444 @@
+"""Triggers on an application's tables: each change makes an execution, in the change's own transaction."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import msgspec
+import psycopg
+import pytest
+from sqlalchemy import select
+from store_moves import claim, view
+
+from conductor_protocol.errors import UsageError
+from conductor_protocol.manifest import ChangeSpec, TaskSpec
+from conductor_protocol.operations import MAX_PAYLOAD
+from conductor_supervisor.errors import StoreError
+from conductor_supervisor.store import changes, executions, schema
+from conductor_supervisor.store.database import Database
+from postgresql import PATIENCE, PostgresServer
+
+CONTACT = """
+CREATE TABLE contact (id serial PRIMARY KEY, email text, name text, active bool DEFAULT true, more json)
+"""
+
+
+@pytest.fixture
+def database_url(postgres_url: str) -> str:
+    """Only PostgreSQL's."""
+    return postgres_url
+
+
+@pytest.fixture
+def app(database: Database, database_url: str) -> Iterator[psycopg.Connection[Any]]:
+    """The application's own connection, and its table."""
+    with psycopg.connect(database_url) as connection:
+        connection.execute(CONTACT)
+        connection.commit()
+        yield connection
+
+
+def spec(*operations: Any, task: str = "greet", **more: Any) -> TaskSpec:
+    """A task that wants these changes of the table."""
+    return TaskSpec(task, changes=(ChangeSpec("public", "contact", operations, **more),))
+
+
+def declare(database: Database, *specs: TaskSpec) -> None:
+    """Declare them, in a transaction of its own."""
+    with database.writing() as connection:
+        changes.declare(connection, specs)
+
+
+def made(database: Database) -> list[tuple[str, Any]]:
+    """Return the event and payload of each execution, in the order of their ids."""
+    table = schema.executions
+    with database.reading() as connection:
+        rows = connection.execute(select(table.c.event, table.c.payload).order_by(table.c.id)).all()
+    return [(event, msgspec.json.decode(payload)) for event, payload in rows]
+
+
+def triggers(app: psycopg.Connection[Any]) -> list[tuple[str, int]]:
+    """Return the names and object numbers of the triggers on the table."""
+    found = app.execute(
+        "SELECT tgname, oid FROM pg_trigger"
+        " WHERE tgrelid = 'contact'::regclass AND NOT tgisinternal ORDER BY tgname"
+    ).fetchall()
+    app.commit()
+    return found
+
+
+ADA = "INSERT INTO contact (email, name) VALUES ('ada@x', 'Ada')"
+ADA_ROW = {"id": 1, "email": "ada@x", "name": "Ada", "active": True, "more": None}
+
+
+# What makes an execution
+
+
+def test_each_operation_tells_the_row_before_and_after(
+    database: Database, app: psycopg.Connection[Any]
+) -> None:
+    """In the order in which it happened, whichever transaction did it."""
+    declare(database, spec("insert", "update", "delete"))
+    app.execute(ADA)
+    app.execute("UPDATE contact SET active = false, more = '{\"a\": [1.50]}'")
+    app.execute("DELETE FROM contact")
+    app.commit()
+    after = ADA_ROW | {"active": False, "more": {"a": [1.5]}}
+    assert made(database) == [
+        (f"public.contact.{operation}", {"operation": operation, "table": "public.contact"} | rows)
+        for operation, rows in [
+            ("insert", {"old": None, "new": ADA_ROW}),
+            ("update", {"old": ADA_ROW, "new": after}),
+            ("delete", {"old": after, "new": None}),
+        ]
+    ]
+
+
+def test_it_is_an_execution_like_any_other(database: Database, app: psycopg.Connection[Any]) -> None:
+    """Ready at once, by the database's clock; its id is a UUID of version 7 with the time in it."""
+    declare(database, spec("insert"))
+    before = time.time()
+    app.execute(ADA)
+    app.commit()
+    (claimed,) = claim(database, "greet")
+    assert (claimed.event, claimed.attempt) == ("public.contact.insert", 0)
+    shown = view(database, claimed.id)
+    assert before - 1 <= shown.created.timestamp() == shown.due.timestamp() <= time.time() + 1
+    digits = claimed.id.replace("-", "")
+    assert int(digits[:12], 16) == int(shown.created.timestamp() * 1000)
+    assert (len(claimed.id), digits[12], digits[16] in "89ab") == (36, "7", True)
+
+
+def test_its_row_is_like_that_of_an_invocation(database: Database, app: psycopg.Connection[Any]) -> None:
+    """Whatever columns executions have: a new one must be thought of here too."""
+    declare(database, spec("insert"))
+    app.execute(ADA)
+    app.commit()
+    with database.reading() as connection:
+        row = dict(connection.execute(select(schema.executions)).one()._mapping)
+    own = {"id", "task", "event", "payload", "created_at", "due_at", "state"}
+    usual = executions.new_row()
+    assert {name: value for name, value in row.items() if name not in own} == {
+        name: value for name, value in usual.items() if name not in own
+    }
+
+
+def test_the_order_of_ids_is_that_of_time(database: Database, app: psycopg.Connection[Any]) -> None:
+    """Also within one statement."""
+    declare(database, spec("insert", columns=("id",)))
+    app.execute("INSERT INTO contact (email) SELECT 'x' FROM generate_series(1, 500)")
+    app.commit()
+    assert [payload["new"]["id"] for _, payload in made(database)] == list(range(1, 501))
+
+
+def test_what_is_rolled_back_makes_none(database: Database, app: psycopg.Connection[Any]) -> None:
+    """The execution is part of the change's transaction."""
+    declare(database, spec("insert"))
+    app.execute(ADA)
+    app.rollback()
+    assert made(database) == []
+
+
+def test_only_these_columns(database: Database, app: psycopg.Connection[Any]) -> None:
+    """An update counts if one of them changes, be it from NULL, or json, which PostgreSQL cannot compare."""
+    declare(database, spec("insert", "update", columns=("id", "email", "more")))
+    app.execute(ADA)
+    for change in ("name = 'Eva'", "email = email", "email = 'eva@x'", "more = '1'", "more = '1'"):
+        app.execute(f"UPDATE contact SET {change}".encode())
+    app.commit()
+    assert [(event.rpartition(".")[2], payload["new"]) for event, payload in made(database)] == [
+        ("insert", {"id": 1, "email": "ada@x", "more": None}),
+        ("update", {"id": 1, "email": "eva@x", "more": None}),
+        ("update", {"id": 1, "email": "eva@x", "more": 1}),
+    ]
+
+
+def test_a_column_that_another_trigger_changes_counts(
+    database: Database, app: psycopg.Connection[Any]
+) -> None:
+    """Though the statement does not name it."""
+    app.execute(
+        "CREATE FUNCTION shout() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$ BEGIN NEW.email := upper(NEW.email); RETURN NEW; END $$"
+    )
+    app.execute(ADA)
+    app.execute("CREATE TRIGGER shout BEFORE UPDATE ON contact FOR EACH ROW EXECUTE FUNCTION shout()")
+    app.commit()
+    declare(database, spec("update", columns=("email",)))
+    app.execute("UPDATE contact SET name = 'Eva'")
+    app.commit()
+    assert [payload["new"] for _, payload in made(database)] == [{"email": "ADA@X"}]
+
+
+def test_only_when(database: Database, app: psycopg.Connection[Any]) -> None:
+    """A condition of the developer's: with a percent sign, a colon, or a comment in it."""
+    when = "NEW.active AND NEW.email LIKE '%@x'::text -- only ours"
+    declare(database, spec("insert", "update", columns=("email",), when=when))
+    app.execute(ADA)
+    app.execute("INSERT INTO contact (email, active) VALUES ('no@x', false), ('no@y', true)")
+    app.execute("UPDATE contact SET name = 'nobody'")
+    app.execute("UPDATE contact SET email = 'b@x' WHERE email = 'ada@x'")
+    app.commit()
+    assert [payload["new"]["email"] for _, payload in made(database)] == ["ada@x", "b@x"]
+
+
+def test_awkward_names(database: Database, app: psycopg.Connection[Any]) -> None:
+    """Names are as the database has them, and need no quotes."""
+    app.execute("""CREATE SCHEMA "My 'own'" """)
+    app.execute(r"""CREATE TABLE "My 'own'"."A\b.c" ("select ""x" int, "%s" int)""")
+    app.commit()
+    change = ChangeSpec("My 'own'", "A\\b.c", ("insert", "update"), columns=('select "x', "%s"))
+    declare(database, TaskSpec("t", changes=(change,)))
+    app.execute(r"""INSERT INTO "My 'own'"."A\b.c" VALUES (1, 2)""")
+    app.commit()
+    ((event, payload),) = made(database)
+    assert event == f"{payload['table']}.insert" == "My 'own'.A\\b.c.insert"
+    assert payload["new"] == {'select "x': 1, "%s": 2}
+
+
+def test_a_row_of_a_partition_counts_once(database: Database, app: psycopg.Connection[Any]) -> None:
+    """The table is that which was named; and its partitions' triggers are not taken for left over."""
+    app.execute("CREATE TABLE log (at int, said text) PARTITION BY RANGE (at)")
+    app.execute("CREATE TABLE log_1 PARTITION OF log FOR VALUES FROM (0) TO (10)")
+    app.commit()
+    task = TaskSpec("t", changes=(ChangeSpec("public", "log", ("insert",)),))
+    declare(database, task)
+    declare(database, task)
+    app.execute("INSERT INTO log VALUES (1, 'x')")
+    app.commit()
+    assert [payload["table"] for _, payload in made(database)] == ["public.log"]
+
+
+def test_a_row_that_is_too_large_leaves_out_what_is_large(
+    database: Database, app: psycopg.Connection[Any]
+) -> None:
+    """The application's transaction must not fail for it, and the handler can find the row."""
+    declare(database, spec("insert", "update"))
+    app.execute("INSERT INTO contact (email, name) VALUES ('a', repeat('ä', 600000))")
+    app.execute("UPDATE contact SET email = 'b'")
+    app.commit()
+    (_, new), (_, update) = made(database)
+    assert new["new"] == {"id": 1, "email": "a", "active": True, "more": None}
+    assert (new["old"], new["left_out"]) == (None, ["name"])
+    assert (update["old"]["email"], update["new"]["email"], update["left_out"]) == ("a", "b", ["name"])
+    declare(database, spec("insert", columns=("id",)))
+    app.execute("INSERT INTO contact (name) VALUES (repeat('x', 2 * %s))", [MAX_PAYLOAD])
+    app.commit()
+    assert made(database)[-1][1]["new"] == {"id": 2}
+
+
+def test_many_rows_notify_once(database: Database, app: psycopg.Connection[Any], database_url: str) -> None:
+    """On the channel of Conductor's schema."""
+    declare(database, spec("insert"))
+    with psycopg.connect(database_url, autocommit=True) as listener:
+        listener.execute("LISTEN conductor_conductor")
+        app.execute("INSERT INTO contact (email) SELECT 'x' FROM generate_series(1, 100)")
+        app.commit()
+        app.execute(ADA)
+        app.commit()
+        listener.execute("SELECT 1")
+        heard = list(listener.notifies(timeout=PATIENCE, stop_after=2))
+    assert [(one.channel, one.payload) for one in heard] == [("conductor_conductor", "")] * 2
+
+
+# Declaring
+
+
+def test_what_is_there_already_is_left_alone(database: Database, app: psycopg.Connection[Any]) -> None:
+    """A start that changes nothing waits for nobody: here somebody has the table locked."""
+    declare(database, spec("insert", "delete"))
+    before = triggers(app)
+    app.execute("LOCK TABLE contact")
+    declare(database, spec("insert", "delete"))
+    app.commit()
+    assert triggers(app) == before
+    assert len(before) == 2
+
+
+def test_what_is_no_longer_declared_is_removed(database: Database, app: psycopg.Connection[Any]) -> None:
+    """And only that: other tasks' stay, as do those of the application, whatever they are called."""
+    app.execute("CREATE FUNCTION mine() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'")
+    app.execute("CREATE TRIGGER conductor_mine AFTER INSERT ON contact EXECUTE FUNCTION mine()")
+    app.commit()
+    declare(database, spec("insert"), spec("insert", "delete", task="count"))
+    assert len(triggers(app)) == 4
+    declare(database, spec("insert", task="count"))
+    app.execute(ADA)
+    app.execute("DELETE FROM contact")
+    app.commit()
+    assert len(made(database)) == 1
+    declare(database)
+    assert [name for name, _ in triggers(app)] == ["conductor_mine"]
+
+
+def test_a_change_of_the_declaration_counts(database: Database, app: psycopg.Connection[Any]) -> None:
+    """The newer one stands in place of the older."""
+    declare(database, spec("insert", when="NEW.active"))
+    declare(database, spec("insert", when="NOT NEW.active"))
+    app.execute(ADA)
+    app.commit()
+    assert (len(triggers(app)), made(database)) == (1, [])
+
+
+def test_an_older_function_is_replaced(database: Database, app: psycopg.Connection[Any]) -> None:
+    """By the one that this version knows; the triggers stay as they are."""
+    declare(database, spec("insert"))
+    before = triggers(app)
+    app.execute(
+        "CREATE OR REPLACE FUNCTION conductor.conductor_on_change() RETURNS trigger LANGUAGE plpgsql"
+        " AS 'BEGIN RETURN NULL; END'"
+    )
+    app.commit()
+    declare(database, spec("insert"))
+    app.execute(ADA)
+    app.commit()
+    assert (len(made(database)), triggers(app)) == (1, before)
+
+
+def test_two_schemas_of_conductor_do_not_disturb_each_other(
+    database: Database, app: psycopg.Connection[Any], database_url: str
+) -> None:
+    """Each has its own triggers on the same table, for the same task."""
+    other = Database.open(f"{database_url}?schema=other")
+    other.migrate()
+    for each in (database, other):
+        declare(each, spec("insert"))
+    app.execute(ADA)
+    app.commit()
+    assert (len(made(database)), len(made(other))) == (1, 1)
+    declare(other)
+    app.execute(ADA)
+    app.commit()
+    assert (len(made(database)), len(made(other))) == (2, 1)
+    other.close()
+
+
+def test_several_supervisors_may_declare_at_once(database: Database, app: psycopg.Connection[Any]) -> None:
+    """One after another: every trigger is made once."""
+    wanted = [spec("insert", "update", "delete"), spec("insert", task="count")]
+    with ThreadPoolExecutor(6) as pool:
+        for done in [pool.submit(declare, database, *wanted) for _ in range(12)]:
+            done.result(PATIENCE)
+    assert len(triggers(app)) == 4
+
+
+# Refusals
+
+
+def refusal(database: Database, task: TaskSpec) -> str:
+    """Declare what is refused; return what is said."""
+    with pytest.raises(StoreError) as caught:
+        declare(database, task)
+    return str(caught.value)
+
+
+def test_a_condition_that_postgresql_does_not_understand(
+    database: Database, app: psycopg.Connection[Any]
+) -> None:
+    """What it says is quoted, with the condition; nothing of the declaration is kept."""
+    said = refusal(database, spec("insert", "delete", when="NEW.active AND"))
+    assert said.startswith("task greet: its trigger on public.contact, for ")
+    assert "(when='NEW.active AND') syntax error at or near" in said
+    said = refusal(database, spec("delete", when="NEW.active"))
+    assert "DELETE trigger's WHEN condition cannot reference NEW values" in said
+    assert triggers(app) == []
+
+
+def test_a_table_or_column_that_is_not_there(database: Database, app: psycopg.Connection[Any]) -> None:
+    """Which ones there are is said."""
+    missing = TaskSpec("t", changes=(ChangeSpec("public", "contacts", ("insert",)),))
+    assert "task t: there is no table public.contacts" in refusal(database, missing)
+    said = refusal(database, spec("insert", columns=("id", "mail")))
+    assert "has no column 'mail'; it has: id, email, name, active, more" in said
+
+
+def test_a_table_that_is_kept_locked(
+    database: Database, app: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Everybody else who writes to it would wait behind us, so we do not wait for long."""
+    monkeypatch.setattr(changes, "LOCK_PATIENCE", 1)
+    app.execute(ADA)
+    said = refusal(database, spec("insert"))
+    assert "canceling statement due to lock timeout; a transaction that goes on for long keeps" in said
+    app.commit()
+    declare(database, spec("insert"))
+
+
+def test_the_time_to_wait_for_locks_is_as_before(database: Database, app: psycopg.Connection[Any]) -> None:
+    """Other writes of the same transaction do not inherit our impatience."""
+    with database.writing() as connection:
+        connection.exec_driver_sql("SET LOCAL lock_timeout = '7s'")
+        changes.declare(connection, [spec("insert")])
+        assert connection.exec_driver_sql("SHOW lock_timeout").scalar() == "7s"
+
+
+def test_sqlite_has_no_such_triggers(sqlite_url: str) -> None:
+    """The message says what is needed. Tasks without them are fine."""
+    database = Database.open(sqlite_url)
+    declare(database, TaskSpec("plain"))
+    with pytest.raises(UsageError, match="task greet: DatabaseChange needs PostgreSQL"):
+        declare(database, spec("insert"))
+    database.close()
+
+
+# Rights
+
+
+@pytest.fixture
+def clerk(postgres: PostgresServer, database_url: str) -> Iterator[str]:
+    """The URL for a role that may do nothing yet but what its test grants."""
+    name = database_url.rpartition("/")[2]
+    postgres.execute("CREATE ROLE clerk LOGIN")
+    yield database_url.replace("postgres@", "clerk@")
+    postgres.execute("REASSIGN OWNED BY clerk TO postgres", name)
+    postgres.execute("DROP OWNED BY clerk", name)
+    postgres.execute("DROP ROLE clerk")
+
+
+def test_who_changes_the_table_needs_no_rights_in_our_schema(
+    database: Database, app: psycopg.Connection[Any], clerk: str
+) -> None:
+    """The function has those of the supervisor's role; nobody else can put it on a table."""
+    declare(database, spec("insert"))
+    app.execute("GRANT INSERT ON contact TO clerk; GRANT USAGE ON SEQUENCE contact_id_seq TO clerk")
+    app.execute("GRANT USAGE ON SCHEMA conductor TO clerk; GRANT CREATE ON SCHEMA public TO clerk")
+    app.commit()
+    with psycopg.connect(clerk) as other:
+        # What it brings along does not lead the function astray.
+        other.execute("CREATE FUNCTION public.lower(text) RETURNS text LANGUAGE sql AS $$ SELECT 'fooled' $$")
+        other.execute("SET search_path = public, pg_catalog")
+        other.execute(ADA)
+        other.commit()
+        with pytest.raises(psycopg.errors.InsufficientPrivilege, match="conductor_on_change"):
+            other.execute(
+                "CREATE TABLE mine (id int); CREATE TRIGGER t AFTER INSERT ON mine FOR EACH ROW"
+                " EXECUTE FUNCTION conductor.conductor_on_change('pay-out', 'e', 't', '')"
+            )
+    assert [payload["operation"] for _, payload in made(database)] == ["insert"]
+
+
+def test_a_supervisor_without_rights_says_what_to_grant(
+    database: Database, app: psycopg.Connection[Any], clerk: str
+) -> None:
+    """To make the function, to make a trigger, and to remove one."""
+    app.execute("GRANT USAGE ON SCHEMA conductor TO clerk")
+    app.execute("GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA conductor TO clerk")
+    app.commit()
+    supervisor = Database.open(clerk)
+    assert 'GRANT CREATE ON SCHEMA "conductor" TO clerk' in refusal(supervisor, spec("insert"))
+    app.execute("GRANT CREATE ON SCHEMA conductor TO clerk")
+    app.commit()
+    assert 'GRANT TRIGGER ON "public"."contact" TO clerk' in refusal(supervisor, spec("insert"))
+    app.execute("GRANT TRIGGER ON contact TO clerk")
+    app.commit()
+    declare(supervisor, spec("insert"))
+    app.execute(ADA)
+    app.commit()
+    assert len(made(database)) == 1
+    said = refusal(supervisor, TaskSpec("plain"))
+    assert "must be owner" in said
+    assert 'let it run: DROP TRIGGER "conductor_' in said
+    supervisor.close()
