@@ -2,7 +2,8 @@
 
 Outside a runner, operations go straight to the database, through the one door that leads there; it is
 imported when first used, so that nothing else in this package knows the store. Inside a runner they go to the
-supervisor, and a runner never opens Conductor's database.
+supervisor, and a runner never opens Conductor's database. What goes into a transaction of the caller's own is
+written on the connection that they lend, wherever they are.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import msgspec
 
 from conductor import arguments, values
 from conductor.arguments import ExecutionName, TaskName
+from conductor.connections import OwnAsyncConnection, OwnConnection
 from conductor.errors import (
     ExecutionCancelled,
     ExecutionFailed,
@@ -175,14 +177,30 @@ def _metadata(value: object) -> msgspec.Raw:
 # Who performs operations
 
 
-class Performer(Protocol):
-    """Performs operations: the store itself, or the supervisor for its runners."""
+class Supervisor(Protocol):
+    """Performs operations for its runners."""
 
     def perform(self, operation: Operation) -> Answer:
         """Perform an operation."""
 
     async def perform_async(self, operation: Operation) -> Answer:
         """Perform an operation without holding up the event loop."""
+
+
+class Performer(Protocol):
+    """Performs operations: at once, or, those that create executions, on a connection of the caller's."""
+
+    def perform(self, operation: Operation) -> Answer:
+        """Perform an operation."""
+
+    async def perform_async(self, operation: Operation) -> Answer:
+        """Perform an operation without holding up the event loop."""
+
+    def perform_on(self, connection: OwnConnection, operation: InvokeMany) -> Answer:
+        """Create executions in the caller's transaction."""
+
+    async def perform_on_async(self, connection: OwnAsyncConnection, operation: InvokeMany) -> Answer:
+        """Create executions in the caller's transaction without holding up the event loop."""
 
 
 class StorePerformer:
@@ -204,6 +222,14 @@ class StorePerformer:
 
         return await asyncio.to_thread(self.perform, operation)
 
+    def perform_on(self, connection: OwnConnection, operation: InvokeMany) -> Answer:
+        """Create executions on a connection of the caller's; the database is not opened for that."""
+        return self._opened().perform_on(connection, operation)
+
+    async def perform_on_async(self, connection: OwnAsyncConnection, operation: InvokeMany) -> Answer:
+        """See :meth:`perform_on`."""
+        return await self._opened().perform_on_async(connection, operation)
+
     def close(self) -> None:
         """Let go of the database."""
         with self._lock:
@@ -221,12 +247,28 @@ class StorePerformer:
             return self._door
 
 
+class RunnerPerformer(StorePerformer):
+    """In a runner: the supervisor performs, but for what is written on a connection of the handler's own."""
+
+    def __init__(self, url: str, supervisor: Supervisor) -> None:
+        super().__init__(url)
+        self._supervisor = supervisor
+
+    def perform(self, operation: Operation) -> Answer:
+        """Have the supervisor perform an operation."""
+        return self._supervisor.perform(operation)
+
+    async def perform_async(self, operation: Operation) -> Answer:
+        """Have the supervisor perform an operation."""
+        return await self._supervisor.perform_async(operation)
+
+
 _runner: tuple[str, Performer] | None = None
-"""In a runner: the URL of its app's database, and the way to the supervisor that stands for it."""
+"""In a runner: the URL of its app's database, and who performs what is asked of it."""
 
 
 def enter_runner(url: str, performer: Performer | None) -> None:
-    """Let clients of this database go through the supervisor from now on; None: no longer."""
+    """Let clients of this database go to this performer from now on; None: no longer."""
     global _runner  # noqa: PLW0603  # a process is a runner or it is not
     _runner = None if performer is None else (url, performer)
 
@@ -272,35 +314,64 @@ class Client:
 
     # Invoking
 
-    def invoke(self, task: TaskName, payload: object = None, **options: Unpack[InvokeOptions]) -> Handle[Any]:
+    def invoke(
+        self,
+        task: TaskName,
+        payload: object = None,
+        *,
+        connection: OwnConnection | None = None,
+        **options: Unpack[InvokeOptions],
+    ) -> Handle[Any]:
         """Create an execution of the task, or of the task of this name, and return its handle.
 
+        :param connection: your own connection to the app's database, or session: the execution is created
+            in its transaction, when you commit that. Errors of the database come as your library raises them.
         :raises PayloadMismatch: if the payload does not fit; nothing is written then.
         :raises TooLarge: if it is larger than ``max_payload``: 1 MiB, or what ``CONDUCTOR_MAX_PAYLOAD`` says.
         :raises UsageError: if there is no such task, it is not invocable, or an option cannot be meant.
         """
-        return self.invoke_many(task, [Invocation(payload, **options)])[0]
+        return self.invoke_many(task, [Invocation(payload, **options)], connection=connection)[0]
 
     async def invoke_async(
-        self, task: TaskName, payload: object = None, **options: Unpack[InvokeOptions]
+        self,
+        task: TaskName,
+        payload: object = None,
+        *,
+        connection: OwnAsyncConnection | None = None,
+        **options: Unpack[InvokeOptions],
     ) -> Handle[Any]:
         """See :meth:`invoke`."""
-        return (await self.invoke_many_async(task, [Invocation(payload, **options)]))[0]
+        invocations = [Invocation(payload, **options)]
+        return (await self.invoke_many_async(task, invocations, connection=connection))[0]
 
-    def invoke_many(self, task: TaskName, payloads: Iterable[object]) -> builtins.list[Handle[Any]]:
+    def invoke_many(
+        self, task: TaskName, payloads: Iterable[object], *, connection: OwnConnection | None = None
+    ) -> builtins.list[Handle[Any]]:
         """Create one execution for each payload or :class:`Invocation`, all or none; return their handles.
 
-        Raises as :meth:`invoke`.
+        :param connection: as for :meth:`invoke`, which also tells what is raised.
         """
         name = arguments.task_name(task, "invoke(task)")
-        return self._handles(name, self._perform(self._invocations(name, payloads), Invoked))
+        invocations = self._invocations(name, payloads)
+        performer = self._performer()
+        if connection is None:
+            answer = performer.perform(invocations)
+        else:
+            answer = performer.perform_on(connection, invocations)
+        return self._handles(name, _expect(answer, Invoked))
 
     async def invoke_many_async(
-        self, task: TaskName, payloads: Iterable[object]
+        self, task: TaskName, payloads: Iterable[object], *, connection: OwnAsyncConnection | None = None
     ) -> builtins.list[Handle[Any]]:
         """See :meth:`invoke_many`."""
         name = arguments.task_name(task, "invoke(task)")
-        return self._handles(name, await self._perform_async(self._invocations(name, payloads), Invoked))
+        invocations = self._invocations(name, payloads)
+        performer = self._performer()
+        if connection is None:
+            answer = await performer.perform_async(invocations)
+        else:
+            answer = await performer.perform_on_async(connection, invocations)
+        return self._handles(name, _expect(answer, Invoked))
 
     def _invocations(self, task: str, payloads: Iterable[object]) -> InvokeMany:
         declared = self.find_task(task)

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from typing_extensions import TypeVar as TypeVarWithDefault
 
     from conductor.client import Client, Handle, InvokeOptions
+    from conductor.connections import OwnAsyncConnection, OwnConnection
 
     Payload = TypeVarWithDefault("Payload", default=Any)
 else:
@@ -240,21 +241,37 @@ class Task(Generic[P, Called, Result]):
 
     # Invoking
 
-    def invoke(self, payload: object = None, **options: Unpack[InvokeOptions]) -> Handle[Result]:
+    def invoke(
+        self,
+        payload: object = None,
+        *,
+        connection: OwnConnection | None = None,
+        **options: Unpack[InvokeOptions],
+    ) -> Handle[Result]:
         """Create an execution; see :meth:`conductor.client.Client.invoke`."""
-        return self._client.invoke(self.name, payload, **options)
+        return self._client.invoke(self.name, payload, connection=connection, **options)
 
-    async def invoke_async(self, payload: object = None, **options: Unpack[InvokeOptions]) -> Handle[Result]:
+    async def invoke_async(
+        self,
+        payload: object = None,
+        *,
+        connection: OwnAsyncConnection | None = None,
+        **options: Unpack[InvokeOptions],
+    ) -> Handle[Result]:
         """See :meth:`invoke`."""
-        return await self._client.invoke_async(self.name, payload, **options)
+        return await self._client.invoke_async(self.name, payload, connection=connection, **options)
 
-    def invoke_many(self, payloads: Iterable[object]) -> list[Handle[Result]]:
+    def invoke_many(
+        self, payloads: Iterable[object], *, connection: OwnConnection | None = None
+    ) -> list[Handle[Result]]:
         """Create many executions; see :meth:`conductor.client.Client.invoke_many`."""
-        return self._client.invoke_many(self.name, payloads)
+        return self._client.invoke_many(self.name, payloads, connection=connection)
 
-    async def invoke_many_async(self, payloads: Iterable[object]) -> list[Handle[Result]]:
+    async def invoke_many_async(
+        self, payloads: Iterable[object], *, connection: OwnAsyncConnection | None = None
+    ) -> list[Handle[Result]]:
         """See :meth:`invoke_many`."""
-        return await self._client.invoke_many_async(self.name, payloads)
+        return await self._client.invoke_many_async(self.name, payloads, connection=connection)
 
 
 def is_async(function: Callable[..., object]) -> bool:

@@ -20,10 +20,10 @@ from conductor_protocol.units import Instant
 from conductor_supervisor import endings
 from conductor_supervisor.processes.spawn import RECORDER_PREFIX
 from conductor_supervisor.roster import Held, Task
-from conductor_supervisor.store import attempts, executions
+from conductor_supervisor.store import attempts, claiming
 from conductor_supervisor.store.attempts import Ending
+from conductor_supervisor.store.claiming import Claimed
 from conductor_supervisor.store.database import is_damaged, is_transient
-from conductor_supervisor.store.executions import Claimed
 from conductor_supervisor.writes import Taken
 
 Final = Finished | Failed
@@ -110,7 +110,7 @@ def act_on_reports(
     :return: how many have ended so.
     """
     ended = {(report.execution, report.claim): report for report in reports if isinstance(report, Final)}
-    found = executions.claimed(connection, list(ended))
+    found = claiming.claimed(connection, list(ended))
     stored = 0
     for claimed in found:
         if claimed.task not in tasks:

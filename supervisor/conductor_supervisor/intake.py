@@ -19,7 +19,7 @@ from conductor_supervisor import placing
 from conductor_supervisor.journal import Journal
 from conductor_supervisor.roster import Held, Pool, Task
 from conductor_supervisor.store.attempts import Ending
-from conductor_supervisor.store.executions import Wanted
+from conductor_supervisor.store.claiming import Wanted
 from conductor_supervisor.store.schedules import Firing
 from conductor_supervisor.store.tasks import Kind
 from conductor_supervisor.work import Work

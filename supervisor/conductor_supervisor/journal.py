@@ -25,6 +25,7 @@ from sqlalchemy import Connection
 from conductor_supervisor.clock import Clock
 from conductor_supervisor.errors import StoreError
 from conductor_supervisor.store.database import Database, Undecided, is_damaged, is_transient
+from conductor_supervisor.store.front import Front
 from conductor_supervisor.writes import Effect, Write, apply, makes_work
 
 LOOK_INTERVAL = 0.2
@@ -56,6 +57,7 @@ class Journal:
         self._clock = clock
         self._changed = changed
         self._member = member
+        self._front = Front() if database.shared else None
         self._look_interval = look_interval
         self._writes: SimpleQueue[list[Write] | None] = SimpleQueue()
         self._gathered: list[Write] = []
@@ -238,7 +240,7 @@ class Journal:
         return self._database.transact(partial(self._apply, group))
 
     def _apply(self, group: list[Write], connection: Connection) -> list[Effect]:
-        effects = apply(connection, group, self._clock.now(), self._member)
+        effects = apply(connection, group, self._clock.now(), self._member, self._front)
         if any(map(makes_work, group)):
             self._database.announce(connection, self._member or "")
         return effects

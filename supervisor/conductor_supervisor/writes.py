@@ -19,9 +19,20 @@ from conductor_protocol.manifest import TaskSpec
 from conductor_protocol.messages import RecordedStep
 from conductor_protocol.operations import MAX_PAYLOAD, Answer, Operation, ProgressView
 from conductor_protocol.units import Instant
-from conductor_supervisor.store import attempts, executions, leases, output, schedules, starts, steps, tasks
+from conductor_supervisor.store import (
+    attempts,
+    claiming,
+    executions,
+    leases,
+    output,
+    schedules,
+    starts,
+    steps,
+    tasks,
+)
 from conductor_supervisor.store.attempts import Ending, Recovered
-from conductor_supervisor.store.executions import Claimed, Wanted
+from conductor_supervisor.store.claiming import Claimed, Wanted
+from conductor_supervisor.store.front import Front
 from conductor_supervisor.store.leases import Member
 from conductor_supervisor.store.output import Chunk
 from conductor_supervisor.store.perform import is_write, perform
@@ -240,12 +251,17 @@ W = TypeVar("W")
 
 
 def apply(
-    connection: Connection, group: Sequence[Write], now: Instant, member: str | None = None
+    connection: Connection,
+    group: Sequence[Write],
+    now: Instant,
+    member: str | None = None,
+    front: Front | None = None,
 ) -> list[Effect]:
     """Make all writes of a group in the caller's transaction; return what to do after its commit.
 
     :param member: our name among the supervisors, where we need a lease: without one, whatever we say of an
         execution comes too late, and we claim none.
+    :param front: what earlier claims have found out of where the queues begin.
     """
     renewed = [
         partial(w.then, leases.renew(connection, w.member, w.microseconds)) for w in _of(group, RenewLease)
@@ -269,7 +285,7 @@ def apply(
         ),
         *(partial(w.then, _take_over(connection, w, now)) for w in _of(group, TakeOver)),
         *(
-            partial(w.then, _claim(connection, w, now) if stands else Brought([], {}))
+            partial(w.then, _claim(connection, w, now, front) if stands else Brought([], {}))
             for w in _of(group, Claim)
         ),
         *(effect for w in _of(group, LeaveOthers) for effect in _leave(connection, w)),
@@ -356,8 +372,8 @@ def _leave(connection: Connection, write: LeaveOthers) -> list[Effect]:
     return [write.then]
 
 
-def _claim(connection: Connection, write: Claim, now: Instant) -> Brought:
-    claimed, full_until = executions.claim(connection, write.wanted, write.count, write.supervisor, now)
+def _claim(connection: Connection, write: Claim, now: Instant, front: Front | None) -> Brought:
+    claimed, full_until = claiming.claim(connection, write.wanted, write.count, write.supervisor, now, front)
     resumed = [c.id for c in claimed if not c.first_claim]
     pages = steps.first_page(connection, resumed, PAGE_BYTES) if resumed else {}
     return Brought([Taken(c, *pages.get(c.id, ([], 0))) for c in claimed], full_until)

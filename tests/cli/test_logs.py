@@ -11,7 +11,7 @@ from conductor_supervisor.cli import output as logs
 from conductor_supervisor.cli.output import Lines
 from conductor_supervisor.store import output
 from conductor_supervisor.store.attempts import Ending
-from conductor_supervisor.store.executions import Claimed
+from conductor_supervisor.store.claiming import Claimed
 from conductor_supervisor.store.output import Chunk
 
 

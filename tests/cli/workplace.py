@@ -27,10 +27,10 @@ from conductor_supervisor import control
 from conductor_supervisor.cli import cli
 from conductor_supervisor.clock import FileClock
 from conductor_supervisor.runtime import LOCK
-from conductor_supervisor.store import attempts, executions, schedules, schema, tasks
+from conductor_supervisor.store import attempts, claiming, executions, schedules, schema, tasks
 from conductor_supervisor.store.attempts import Ending
+from conductor_supervisor.store.claiming import Claimed, Wanted
 from conductor_supervisor.store.database import Database
-from conductor_supervisor.store.executions import Claimed, Wanted
 
 NOON: Instant = instant(datetime(2030, 1, 1, 12, tzinfo=UTC))
 SECOND = MICROSECONDS
@@ -103,7 +103,7 @@ class Workplace:
     def claim(self, task: str) -> Claimed:
         """Claim one execution."""
         with self.database.writing() as connection:
-            (claimed,) = executions.claim(connection, [Wanted(task, 1)], 1, "supervisor", NOON).claimed
+            (claimed,) = claiming.claim(connection, [Wanted(task, 1)], 1, "supervisor", NOON).claimed
             return claimed
 
     def end(self, ending: Ending) -> None:

@@ -77,6 +77,7 @@ TASKS: dict[str, dict[str, Expected]] = {
         "ask": Expected(None, 42),
     },
     "docs/fresh.md": {"render": Expected("de_DE.UTF-8", [1, "de_DE.UTF-8"])},
+    "docs/transactions.md": {"send-receipt": Expected(17, "receipt for order 17")},
     "docs/shared.md": {"ask-model": Expected("why", "WHY? 42")},
 }
 """By page and task: how the page's invocable tasks are exercised."""

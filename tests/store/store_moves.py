@@ -18,10 +18,10 @@ from conductor_protocol.operations import (
     Stream,
 )
 from conductor_protocol.units import MICROSECONDS, Instant
-from conductor_supervisor.store import attempts, executions
+from conductor_supervisor.store import attempts, claiming
 from conductor_supervisor.store.attempts import Ending
+from conductor_supervisor.store.claiming import Claimed, Wanted
 from conductor_supervisor.store.database import Database
-from conductor_supervisor.store.executions import Claimed, Wanted
 from conductor_supervisor.store.output import Chunk
 from conductor_supervisor.store.perform import is_write, perform
 from conductor_supervisor.store.steps import NewStep
@@ -51,7 +51,7 @@ def claim(
     """Claim work; a task's name alone wants any number of it."""
     asked = [Wanted(want, 1000) if isinstance(want, str) else want for want in wanted]
     with database.writing() as connection:
-        return executions.claim(connection, asked, count, by, now).claimed
+        return claiming.claim(connection, asked, count, by, now).claimed
 
 
 def running(database: Database, task: str = "t", by: str = "one", **options: Any) -> Claimed:

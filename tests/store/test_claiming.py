@@ -9,8 +9,8 @@ from store_moves import NOW, SECOND, claim, end, ending, invoke, running, states
 
 from conductor_protocol.units import moment
 from conductor_supervisor.store import attempts, executions
+from conductor_supervisor.store.claiming import Claimed, Wanted
 from conductor_supervisor.store.database import Database
-from conductor_supervisor.store.executions import Claimed, Wanted
 
 
 def test_a_claim_hands_over_what_a_runner_needs(database: Database) -> None:

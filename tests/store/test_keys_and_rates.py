@@ -17,9 +17,9 @@ from conductor_protocol.manifest import KeyLimitSpec, RateSpec, TaskSpec
 from conductor_protocol.operations import InvokeMany, NewExecution, Refused, RetryExecution
 from conductor_protocol.units import Instant
 from conductor_supervisor.rules.rate import MARGIN
-from conductor_supervisor.store import attempts, executions, keys, schedules, starts, tasks
+from conductor_supervisor.store import attempts, claiming, keys, schedules, starts, tasks
+from conductor_supervisor.store.claiming import Claimed, Claims, Wanted
 from conductor_supervisor.store.database import Database
-from conductor_supervisor.store.executions import Claimed, Claims, Wanted
 from conductor_supervisor.store.schedules import Firing
 
 RATE = RateSpec(2, 10.0)
@@ -222,7 +222,7 @@ def test_a_firing_and_a_retry_have_a_key(database: Database) -> None:
 
 def rated(database: Database, now: Instant, at_most: int = 100, by: str = "one") -> Claims:
     with database.writing() as connection:
-        return executions.claim(connection, [Wanted("t", at_most, rate=RATE)], 100, by, now)
+        return claiming.claim(connection, [Wanted("t", at_most, rate=RATE)], 100, by, now)
 
 
 def begun(database: Database, claimed: Claimed, now: Instant) -> None:
@@ -288,7 +288,7 @@ def test_a_lowered_rate_tells_when_enough_starts_are_forgotten(database: Databas
         begun(database, one, NOW + number * SECOND)
     with database.writing() as connection:
         lower = [Wanted("t", 9, rate=RateSpec(1, 10.0))]
-        assert executions.claim(connection, lower, 9, "one", NOW + 3 * SECOND) == Claims(
+        assert claiming.claim(connection, lower, 9, "one", NOW + 3 * SECOND) == Claims(
             [], {"t": NOW + SECOND + SPAN}
         )
 

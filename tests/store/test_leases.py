@@ -10,10 +10,10 @@ from functools import partial
 import pytest
 from store_moves import NOW, claim, ending, invoke, running, step, view
 
-from conductor_supervisor.store import executions, leases
+from conductor_supervisor.store import claiming, leases
 from conductor_supervisor.store.attempts import Ending, Recovered
+from conductor_supervisor.store.claiming import Claimed, Wanted
 from conductor_supervisor.store.database import Database
-from conductor_supervisor.store.executions import Claimed, Wanted
 from conductor_supervisor.store.leases import Member
 from conductor_supervisor.writes import (
     Brought,
@@ -163,8 +163,8 @@ def test_two_supervisors_never_claim_the_same(shared: Database) -> None:
     """Nor does one wait for the other."""
     ids = set(invoke(shared, *["t"] * 10))
     with shared.writing() as one, shared.writing() as two:
-        first = executions.claim(one, [Wanted("t", 6)], 6, "one", NOW).claimed
-        second = executions.claim(two, [Wanted("t", 6)], 6, "two", NOW).claimed
+        first = claiming.claim(one, [Wanted("t", 6)], 6, "one", NOW).claimed
+        second = claiming.claim(two, [Wanted("t", 6)], 6, "two", NOW).claimed
     assert (len(first), len(second)) == (6, 4)
     assert {c.id for c in first} | {c.id for c in second} == ids
 
@@ -175,7 +175,7 @@ def test_a_limit_holds_between_claims_at_the_same_moment(shared: Database, postg
     wanted = Wanted("t", 6, concurrency=8)
     with ThreadPoolExecutor(1) as pool:
         with shared.writing() as one:
-            first = executions.claim(one, [wanted], 6, "one", NOW).claimed
+            first = claiming.claim(one, [wanted], 6, "one", NOW).claimed
             second = pool.submit(partial(claim, shared, wanted, by="two"))
             _until_somebody_waits(postgres)
         assert (len(first), len(second.result(30))) == (6, 2)

@@ -13,8 +13,8 @@ from store_moves import claim
 
 from conductor_supervisor.errors import StoreError
 from conductor_supervisor.store import migrations, schema
+from conductor_supervisor.store.claiming import Wanted
 from conductor_supervisor.store.database import Database
-from conductor_supervisor.store.executions import Wanted
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ from store_moves import NOW, ask, chunk, claim, end, ending, invoke, step
 
 from conductor_protocol.operations import CancelExecution, ListExecutions, RetryExecution
 from conductor_supervisor.store import attempts, executions, output, steps, tasks
+from conductor_supervisor.store.claiming import Wanted
 from conductor_supervisor.store.database import Database
-from conductor_supervisor.store.executions import Wanted
 
 
 @pytest.fixture

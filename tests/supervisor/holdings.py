@@ -10,7 +10,7 @@ from conductor_protocol.manifest import TaskSpec
 from conductor_supervisor.processes.spawn import Child
 from conductor_supervisor.roster import Held, Pool, Runner, Slot, Task
 from conductor_supervisor.rules.windows import Windows
-from conductor_supervisor.store.executions import Claimed
+from conductor_supervisor.store.claiming import Claimed
 from conductor_supervisor.writes import Taken
 
 DEFAULT = Pool()

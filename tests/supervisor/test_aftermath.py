@@ -23,9 +23,9 @@ from conductor_protocol.operations import (
 )
 from conductor_protocol.recorder import PAGE_SIZE, Recorder
 from conductor_supervisor import aftermath
-from conductor_supervisor.store import executions
+from conductor_supervisor.store import claiming
+from conductor_supervisor.store.claiming import Claimed, Wanted
 from conductor_supervisor.store.database import Database
-from conductor_supervisor.store.executions import Claimed, Wanted
 from conductor_supervisor.store.perform import perform
 
 TASKS = {"job": task(TaskSpec(name="job", max_attempts=1))}
@@ -94,7 +94,7 @@ def running(database: Database, count: int) -> list[Claimed]:
     """Return executions that a supervisor had claimed when it died."""
     with database.writing() as connection:
         assert isinstance(perform(connection, InvokeMany([NewExecution(task="job")] * count), NOW), Invoked)
-        return executions.claim(connection, [Wanted("job", count)], count, "dead", NOW).claimed
+        return claiming.claim(connection, [Wanted("job", count)], count, "dead", NOW).claimed
 
 
 def view(database: Database, execution: str) -> ExecutionView:

@@ -20,8 +20,8 @@ from conductor_supervisor.clock import SystemClock
 from conductor_supervisor.errors import StoreError
 from conductor_supervisor.journal import Journal
 from conductor_supervisor.store.attempts import Ending
+from conductor_supervisor.store.claiming import Wanted
 from conductor_supervisor.store.database import Database
-from conductor_supervisor.store.executions import Wanted
 from conductor_supervisor.store.steps import NewStep
 from conductor_supervisor.writes import Claim, EndAttempt, LoadPage, Perform, RecordStep, Taken, Write
 

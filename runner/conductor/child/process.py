@@ -26,7 +26,7 @@ from conductor.child.lifespan import shared
 from conductor.child.loading import load
 from conductor.child.output import console, flush_output
 from conductor.child.session import Session
-from conductor.client import enter_runner
+from conductor.client import RunnerPerformer, enter_runner
 from conductor_protocol.birth import BIRTH_FD, MARK, STACKS_SIGNAL, Birth, read_birth
 from conductor_protocol.errors import UsageError
 from conductor_protocol.recorder import Recorder
@@ -90,7 +90,8 @@ def serve(app: Conductor, birth: Birth, lifeline: BinaryIO) -> None:
     forks.when_forked(recorder.disown)
     forks.when_forked(partial(os.close, lifeline.fileno()))
     with _event_loop(app) as loop, Connection(birth, lifeline.fileno(), recorder) as connection:
-        enter_runner(app.database_url(), connection.data)
+        url = app.database_url()
+        enter_runner(url, RunnerPerformer(url, connection.data))
         with shared(app.lifespan_function, loop) as state:
             forks.end_if_forked()
             connection.open()

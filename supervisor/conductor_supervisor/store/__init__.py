@@ -10,6 +10,10 @@ Nothing here decides; it moves rows, and tells the caller which rows could not b
 ``dialect``     the SQL that databases write differently
 ``schema``      every table, with the constraints that make impossible rows impossible
 ``executions``  the moves of an execution, from insert to removal
+``claiming``    taking ready executions within limits (``queue``, ``front``, ``keys``, ``starts``)
+``attempts``    how attempts end
+``leases``      which supervisors live
+``wakeups``     hearing that others have changed the database
 ``steps``       recorded steps
 ``schedules``   cron schedules and their firings
 ``tasks``       what the running code declares; what operators have paused

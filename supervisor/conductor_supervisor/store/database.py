@@ -205,12 +205,7 @@ class Database(ABC):
             found = self._revision(connection)
         if found is None:
             raise self._no_tables()
-        if found != schema.HEAD:
-            self._refuse_newer(found)
-            raise OutdatedDatabase(
-                f"{self.url_for_people} was made by an older version of Conductor; "
-                "bring it up to date: conductor-supervisor migrate"
-            )
+        check_revision(found, self._location)
 
     def _revision(self, connection: Connection) -> str | None:
         if not inspect(connection).has_table(schema.VERSION_TABLE, schema=self._schema):
@@ -223,22 +218,39 @@ class Database(ABC):
     def _update(self, connection: Connection, found: str) -> None:
         from conductor_supervisor.store import migrations
 
-        self._refuse_newer(found)
+        _refuse_newer(found, self._location)
         migrations.upgrade(connection)
-
-    def _refuse_newer(self, found: str) -> None:
-        from conductor_supervisor.store import migrations
-
-        if found not in migrations.known_revisions():
-            raise StoreError(
-                f"{self.url_for_people} was made by a newer version of Conductor (its schema is {found}, "
-                f"the newest that this version knows is {schema.HEAD}); "
-                "upgrade here too: pip install --upgrade conductor-supervisor"
-            )
 
     def close(self) -> None:
         """Close every connection."""
         self._engine.dispose()
+
+
+def check_revision(found: str, location: Location) -> None:
+    """Make sure that a database has the newest schema.
+
+    :param found: the revision that is noted in it.
+    :raises OutdatedDatabase: if its schema is an older one.
+    :raises StoreError: if it is a newer one.
+    """
+    if found == schema.HEAD:
+        return
+    _refuse_newer(found, location)
+    raise OutdatedDatabase(
+        f"{location.for_people} was made by an older version of Conductor; "
+        "bring it up to date: conductor-supervisor migrate"
+    )
+
+
+def _refuse_newer(found: str, location: Location) -> None:
+    from conductor_supervisor.store import migrations
+
+    if found not in migrations.known_revisions():
+        raise StoreError(
+            f"{location.for_people} was made by a newer version of Conductor (its schema is {found}, "
+            f"the newest that this version knows is {schema.HEAD}); "
+            "upgrade here too: pip install --upgrade conductor-supervisor"
+        )
 
 
 def is_transient(error: Exception) -> bool:

@@ -8,8 +8,8 @@ thousands.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Self, TypeAlias, cast
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeAlias, cast
 
 import msgspec
 from sqlalchemy import (
@@ -17,6 +17,8 @@ from sqlalchemy import (
     Boolean,
     ColumnElement,
     Connection,
+    Executable,
+    Result,
     Row,
     Table,
     Text,
@@ -36,6 +38,25 @@ if TYPE_CHECKING:
 
 AnyRow: TypeAlias = "Row[*tuple[Any, ...]]"
 """A row whose columns are known by name."""
+
+Parameters: TypeAlias = "Mapping[str, Any] | Sequence[Mapping[str, Any]]"
+"""The values for a statement, or for each time that it is run."""
+
+
+class Executor(Protocol):
+    """What runs statements: SQLAlchemy's Connection, or what stands for a connection that was lent."""
+
+    def execute(
+        self, statement: Executable, parameters: Parameters | None = None
+    ) -> Result[*tuple[Any, ...]]:
+        """Run a statement."""
+
+    def scalar(self, statement: Executable, parameters: Mapping[str, Any] | None = None) -> Any:
+        """Run a statement; return the first column of its first row, or None."""
+
+    def scalars(self, statement: Executable, parameters: Mapping[str, Any] | None = None) -> Iterable[Any]:
+        """Run a statement; return the first column of its rows."""
+
 
 ENOUGH_TO_COPY = 20
 """Rows from which on PostgreSQL's COPY is quicker than an INSERT."""
@@ -198,10 +219,11 @@ def insert_unless_there(table: Table, *columns: str) -> sql:
     return sql(f"INSERT INTO {table.name} ({names}) VALUES ({values}) ON CONFLICT DO NOTHING")  # noqa: S608 - names from the schema
 
 
-def insert_rows(connection: Connection, table: Table, rows: Sequence[Mapping[str, str | int | None]]) -> None:
+def insert_rows(connection: Executor, table: Table, rows: Sequence[Mapping[str, str | int | None]]) -> None:
     """Insert rows that have every column; many at once as quickly as the database can take them."""
-    if connection.dialect.name == "postgresql" and len(rows) >= ENOUGH_TO_COPY:
-        _copy(connection, table, rows)
+    ours = isinstance(connection, Connection) and connection.dialect.name == "postgresql"
+    if ours and len(rows) >= ENOUGH_TO_COPY:
+        _copy(cast(Connection, connection), table, rows)
     else:
         connection.execute(table.insert(), rows)
 

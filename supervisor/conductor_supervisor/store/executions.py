@@ -6,10 +6,8 @@ How its attempts end is told in :mod:`conductor_supervisor.store.attempts`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
 import msgspec
-from msgspec import Struct
 from sqlalchemy import (
     Connection,
     TextClause,
@@ -25,7 +23,7 @@ from uuid_utils import uuid7
 
 from conductor_protocol.errors import UsageError
 from conductor_protocol.limits import LONGEST_KEY, is_key, key_in
-from conductor_protocol.manifest import TASK_NAME, RateSpec
+from conductor_protocol.manifest import TASK_NAME
 from conductor_protocol.operations import (
     FINISHED,
     Invoked,
@@ -34,17 +32,14 @@ from conductor_protocol.operations import (
     State,
 )
 from conductor_protocol.units import MICROSECONDS, Instant
-from conductor_supervisor.store import keys, starts
 from conductor_supervisor.store.dialect import (
-    AnyRow,
+    Executor,
     as_list,
     insert_rows,
     insert_unless_there,
-    lock_tasks,
     one_of,
-    sql,
 )
-from conductor_supervisor.store.queue import IN_ORDER, READY_OF_TASK, SUSPICION, is_ready, place
+from conductor_supervisor.store.queue import tasks_with
 from conductor_supervisor.store.schema import (
     FIRST_PRIORITY,
     LAST_PRIORITY,
@@ -78,24 +73,6 @@ _finished = text("finished_at IS NOT NULL")
 _unfinished = text("finished_at IS NULL")
 
 
-def _tasks_with(condition: TextClause) -> sql:
-    """Return a query for the tasks that have rows for which this holds, where an index begins with the task.
-
-    It jumps from one task to the next along the index: its cost is the number of tasks, not of rows.
-    """
-    return sql(
-        f"""
-        WITH RECURSIVE found(task) AS (
-            SELECT min(task) FROM conductor_executions WHERE {condition}
-            UNION ALL
-            SELECT (SELECT min(task) FROM conductor_executions WHERE {condition} AND task > found.task)
-            FROM found WHERE found.task IS NOT NULL
-        )
-        SELECT task FROM found WHERE task IS NOT NULL
-        """  # noqa: S608 - conditions of this module
-    )
-
-
 def new_id() -> str:
     """Return an id. Ids grow with time, and strictly within a process, so their order is that of creation."""
     return str(uuid7())
@@ -104,7 +81,7 @@ def new_id() -> str:
 # Coming in
 
 
-def insert(connection: Connection, new: Sequence[NewExecution], now: Instant) -> Invoked:
+def insert(connection: Executor, new: Sequence[NewExecution], now: Instant) -> Invoked:
     """Create executions, all or none.
 
     While an execution of the same task with the same dedupe key is unfinished, be it from this very call,
@@ -209,7 +186,7 @@ def insert_firings(connection: Connection, rows: Sequence[Mapping[str, _Value]])
     return len(_present(connection, [str(row["id"]) for row in rows]))
 
 
-def _insert_deduplicated(connection: Connection, rows: list[dict[str, _Value]]) -> dict[str, str]:
+def _insert_deduplicated(connection: Executor, rows: list[dict[str, _Value]]) -> dict[str, str]:
     """Insert rows that carry a dedupe key; return the owner's id for each that was not inserted."""
     owners: dict[str, str] = {}
     while rows:
@@ -225,13 +202,13 @@ def _insert_deduplicated(connection: Connection, rows: list[dict[str, _Value]]) 
     return owners
 
 
-def owner_of_key(connection: Connection, task: str, dedupe_key: str) -> str | None:
+def owner_of_key(connection: Executor, task: str, dedupe_key: str) -> str | None:
     """Return the unfinished execution of this task that holds the dedupe key."""
     owner: str | None = connection.scalar(_OWNER_OF_KEY, {"task": task, "dedupe_key": dedupe_key})
     return owner
 
 
-def _present(connection: Connection, ids: Sequence[str]) -> set[str]:
+def _present(connection: Executor, ids: Sequence[str]) -> set[str]:
     return set(connection.scalars(_PRESENT, {"ids": as_list(ids)}))
 
 
@@ -281,162 +258,6 @@ def next_due(connection: Connection) -> Instant | None:
 _NEXT_DUE = select(func.min(executions.c.due_at)).where(_scheduled)
 
 
-# Claiming
-
-
-class Wanted(Struct, frozen=True):
-    """A task of which work is wanted."""
-
-    task: str
-    at_most: int
-    """Executions to claim at most, this time."""
-    concurrency: int | None = None
-    """Executions that may run at once, over all supervisors."""
-    by_key: int | None = None
-    """Executions with the same key that may run at once, over all supervisors."""
-    rate: RateSpec | None = None
-    """Executions that may start within a period, over all supervisors."""
-    suspects: bool | None = None
-    """Only executions that are suspects, or only such that are not; None: any."""
-
-    @property
-    def limited(self) -> bool:
-        """Whether other supervisors must wait while we decide about it."""
-        return self.concurrency is not None or self.by_key is not None or self.rate is not None
-
-
-class Claimed(Struct, frozen=True):
-    """An execution that is now ours."""
-
-    id: str
-    claim: int
-    task: str
-    attempt: int
-    """Attempts charged before this one."""
-    event: str
-    scheduled_for: Instant | None
-    payload: bytes
-    suspect: bool = False
-    """It may have brought a shared runner down."""
-    deaths: int = 0
-    """Deaths of supervisors in a row at which it was, or may have been, running."""
-
-    @property
-    def first_claim(self) -> bool:
-        """Nobody has run it before, so it has no steps."""
-        return self.claim == 1
-
-
-class Claims(NamedTuple):
-    """What a claim has brought."""
-
-    claimed: list[Claimed]
-    full_until: dict[str, Instant]
-    """Tasks that have used up their rate, and when the next of each can start at the earliest."""
-
-
-def claim(
-    connection: Connection, wanted: Sequence[Wanted], count: int, supervisor: str, now: Instant
-) -> Claims:
-    """Take up to ``count`` ready executions: highest priority first, then longest due, then oldest.
-
-    Looks only at the tasks wanted, each through its own stretch of the index: any number of ready rows of
-    other tasks costs nothing. What runs and what has started is counted here, in the claiming transaction and
-    under the task's lock, so no task runs above its limits, not by one.
-    """
-    if count < 1:
-        return Claims([], {})
-    tasks = _open_tasks(connection, wanted, now)
-    candidates = _candidates(connection, tasks, count)
-    claimed = _take(connection, [row.id for row in candidates], supervisor, now) if candidates else []
-    return Claims(claimed, _note_starts(connection, [want for want, _ in tasks], claimed, now))
-
-
-def _take(connection: Connection, ids: Sequence[str], supervisor: str, now: Instant) -> list[Claimed]:
-    rows = connection.execute(_CLAIM, {"ids": as_list(ids), "by": supervisor, "now": now})
-    claimed = {one.id: one for one in map(_as_claimed, rows)}
-    return [claimed[key] for key in ids]
-
-
-def _note_starts(
-    connection: Connection, wanted: Sequence[Wanted], claimed: Sequence[Claimed], now: Instant
-) -> dict[str, Instant]:
-    """Count what is claimed of tasks with a rate; return which of them are full, and until when."""
-    rates = {want.task: want.rate for want in wanted if want.rate is not None}
-    if not rates:
-        return {}
-    starts.note_claims(connection, [(one.task, one.id, one.claim) for one in claimed if one.task in rates])
-    full = {task: starts.full_until(connection, task, rate, now) for task, rate in rates.items()}
-    return {task: until for task, until in full.items() if until is not None}
-
-
-_CANDIDATES = {
-    suspects: READY_OF_TASK.where(suspicion)
-    .order_by(*IN_ORDER)
-    .limit(bindparam("most"))
-    .with_for_update(skip_locked=True)
-    for suspects, suspicion in SUSPICION.items()
-}
-_RUNNING_BY_TASK = select(executions.c.task, func.count()).where(is_running).group_by(executions.c.task)
-_TASKS_READY = _tasks_with(is_ready)
-_CLAIMED_COLUMNS = (
-    executions.c.id,
-    executions.c.claim,
-    executions.c.task,
-    executions.c.attempt,
-    executions.c.event,
-    executions.c.scheduled_for,
-    executions.c.payload,
-    executions.c.suspect,
-    executions.c.lost,
-)
-_CLAIM = (
-    update(executions)
-    .where(one_of(executions.c.id, "ids"), is_ready)
-    .values(
-        state="running",
-        claim=executions.c.claim + 1,
-        supervisor=bindparam("by"),
-        started_at=bindparam("now"),
-        progress=None,
-    )
-    .returning(*_CLAIMED_COLUMNS)
-)
-
-
-def _open_tasks(connection: Connection, wanted: Sequence[Wanted], now: Instant) -> list[tuple[Wanted, int]]:
-    """Return which of the wanted tasks have ready rows, with how many may be claimed of each."""
-    have_work = set(connection.scalars(_TASKS_READY))
-    wanted = [want for want in wanted if want.task in have_work]
-    running: dict[str, int] = {}
-    if limited := [want.task for want in wanted if want.limited]:
-        lock_tasks(connection, limited)
-    if any(want.concurrency is not None for want in wanted):
-        running = dict(connection.execute(_RUNNING_BY_TASK).all())
-    return [(want, _room(connection, want, running.get(want.task, 0), now)) for want in wanted]
-
-
-def _room(connection: Connection, want: Wanted, running: int, now: Instant) -> int:
-    room = want.at_most
-    if want.concurrency is not None:
-        room = min(room, want.concurrency - running)
-    if want.rate is not None:
-        room = min(room, starts.room(connection, want.task, want.rate, now))
-    return room
-
-
-def _candidates(connection: Connection, tasks: Sequence[tuple[Wanted, int]], count: int) -> list[AnyRow]:
-    found = [row for want, room in tasks if room > 0 for row in _of_task(connection, want, min(room, count))]
-    found.sort(key=place)
-    return found[:count]
-
-
-def _of_task(connection: Connection, want: Wanted, most: int) -> Sequence[AnyRow]:
-    if want.by_key is not None:
-        return keys.candidates(connection, want.task, want.by_key, want.suspects, most)
-    return connection.execute(_CANDIDATES[want.suspects], {"task": want.task, "most": most}).all()
-
-
 # While it runs
 
 
@@ -458,21 +279,6 @@ def running_under(connection: Connection, supervisor: str) -> set[tuple[str, int
 _RUNNING_UNDER = select(executions.c.id, executions.c.claim).where(
     is_running, executions.c.supervisor == bindparam("by")
 )
-
-
-def claimed(connection: Connection, held: Sequence[tuple[str, int]]) -> list[Claimed]:
-    """Return what is still running under these very claims."""
-    wanted = set(held)
-    rows = connection.execute(_CLAIMED, {"ids": as_list([execution for execution, _ in held])})
-    return [one for one in map(_as_claimed, rows) if (one.id, one.claim) in wanted]
-
-
-def _as_claimed(row: AnyRow) -> Claimed:
-    key, claim, task, attempt, event, scheduled_for, payload, suspect, deaths = row
-    return Claimed(key, claim, task, attempt, event, scheduled_for, payload.encode(), suspect == 1, deaths)
-
-
-_CLAIMED = select(*_CLAIMED_COLUMNS).where(one_of(executions.c.id, "ids"), is_running)
 
 
 def set_progress(connection: Connection, progress: Sequence[tuple[str, int, ProgressView]]) -> None:
@@ -548,7 +354,7 @@ _COUNT_UNFINISHED = {
     state: select(executions.c.task, func.count()).where(in_state(state)).group_by(executions.c.task)
     for state in UNFINISHED
 }
-_TASKS_FINISHED = _tasks_with(_finished)
+_TASKS_FINISHED = tasks_with(_finished)
 _COUNT_FINISHED = select(func.count()).select_from(
     select(executions.c.id)
     .where(

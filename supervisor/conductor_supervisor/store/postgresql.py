@@ -18,6 +18,7 @@ from sqlalchemy.schema import CreateSchema
 from conductor_supervisor.errors import NoDatabase, StoreError
 from conductor_supervisor.store import schema
 from conductor_supervisor.store.database import Database, Undecided, reason
+from conductor_supervisor.store.dialect import Executor
 from conductor_supervisor.store.location import PostgresLocation
 from conductor_supervisor.store.wakeups import Listener
 
@@ -66,12 +67,13 @@ class PostgresDatabase(Database):
 
     shared = True
 
+    _location: PostgresLocation
+
     def __init__(
         self, location: PostgresLocation, engine: Engine, connect: Callable[[], psycopg.Connection]
     ) -> None:
         super().__init__(location, engine)
         self._schema = location.schema
-        self._channel = f"conductor_{location.schema}"
         self._connect = connect
         self._readers = engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
         self._writer: Connection | None = None
@@ -147,7 +149,7 @@ class PostgresDatabase(Database):
 
     def announce(self, connection: Connection, by: str = "") -> None:
         """Notify those who listen, once the transaction is committed."""
-        connection.execute(_NOTIFY, {"channel": self._channel, "word": by})
+        announce(connection, self._location.schema, by)
 
     def listener(self, me: str, wake: Callable[[], None]) -> Listener:
         """Return what listens on a connection of its own."""
@@ -168,7 +170,7 @@ class PostgresDatabase(Database):
 
         with closing(self._connect()) as driver:
             driver.autocommit = True
-            driver.execute(SQL("LISTEN {}").format(Identifier(self._channel)))
+            driver.execute(SQL("LISTEN {}").format(Identifier(_channel(self._location.schema))))
             yield driver
 
     def advice_if_damaged(self) -> str:
@@ -236,6 +238,19 @@ class PostgresDatabase(Database):
         if self._writer is not None:
             self._writer.close()
             self._writer = None
+
+
+def announce(connection: Executor, schema: str, by: str = "") -> None:
+    """Wake the supervisors when this transaction is committed, and not before.
+
+    :param schema: where our tables are.
+    :param by: the supervisor that need not be told.
+    """
+    connection.scalar(_NOTIFY, {"channel": _channel(schema), "word": by})
+
+
+def _channel(schema: str) -> str:
+    return f"conductor_{schema}"
 
 
 _VERSION = text("SELECT CAST(current_setting('server_version_num') AS INTEGER)")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import ColumnElement, TextClause, bindparam, select, text, true
 
-from conductor_supervisor.store.dialect import AnyRow
+from conductor_supervisor.store.dialect import AnyRow, sql
 from conductor_supervisor.store.schema import executions
 
 # Conditions as literal text: only so does a partial index match them.
@@ -23,6 +23,28 @@ IN_ORDER = (executions.c.priority.desc(), executions.c.due_at, executions.c.id)
 READY_OF_TASK = select(executions.c.id, executions.c.priority, executions.c.due_at).where(
     is_ready, executions.c.task == bindparam("task")
 )
+
+
+def tasks_with(condition: TextClause) -> sql:
+    """Return a query for the tasks that have rows for which this holds, where an index begins with the task.
+
+    It jumps from one task to the next along the index: its cost is the number of tasks, not of rows.
+    """
+    return sql(
+        f"""
+        WITH RECURSIVE found(task) AS (
+            SELECT min(task) FROM conductor_executions WHERE {condition}
+            UNION ALL
+            SELECT (SELECT min(task) FROM conductor_executions WHERE {condition} AND task > found.task)
+            FROM found WHERE found.task IS NOT NULL
+        )
+        SELECT task FROM found WHERE task IS NOT NULL
+        """  # noqa: S608 - conditions of this module
+    )
+
+
+TASKS_READY = tasks_with(is_ready)
+"""The tasks that have ready executions."""
 
 
 def place(row: AnyRow) -> tuple[int, int, str]:

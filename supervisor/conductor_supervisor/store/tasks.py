@@ -12,7 +12,7 @@ from sqlalchemy import Connection, bindparam, delete, insert, select
 from conductor_protocol.manifest import KeyLimitSpec, TaskSpec
 from conductor_protocol.operations import State
 from conductor_protocol.units import MICROSECONDS, Instant
-from conductor_supervisor.store.dialect import as_list, insert_unless_there, one_of
+from conductor_supervisor.store.dialect import Executor, as_list, insert_unless_there, one_of
 from conductor_supervisor.store.schema import executions, pauses, tasks
 
 Kind: TypeAlias = Literal["task", "queue"]
@@ -43,7 +43,7 @@ class _Limited(Struct):
 _limited: msgspec.json.Decoder[_Limited] = msgspec.json.Decoder(_Limited)
 
 
-def key_paths(connection: Connection, names: Collection[str]) -> dict[str, str]:
+def key_paths(connection: Executor, names: Collection[str]) -> dict[str, str]:
     """Return for each of these tasks that is limited by key the path of the payload's field with the key."""
     if not names:
         return {}

@@ -1,0 +1,199 @@
+"""Claiming: taking ready executions for a supervisor's runners, within the limits of their tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from msgspec import Struct
+from sqlalchemy import Connection, bindparam, func, select, update
+
+from conductor_protocol.manifest import RateSpec
+from conductor_protocol.units import Instant
+from conductor_supervisor.store import keys, starts
+from conductor_supervisor.store.dialect import AnyRow, as_list, lock_tasks, one_of
+from conductor_supervisor.store.executions import is_running
+from conductor_supervisor.store.front import Front
+from conductor_supervisor.store.queue import is_ready, place
+from conductor_supervisor.store.schema import executions
+
+
+class Wanted(Struct, frozen=True):
+    """A task of which work is wanted."""
+
+    task: str
+    at_most: int
+    """Executions to claim at most, this time."""
+    concurrency: int | None = None
+    """Executions that may run at once, over all supervisors."""
+    by_key: int | None = None
+    """Executions with the same key that may run at once, over all supervisors."""
+    rate: RateSpec | None = None
+    """Executions that may start within a period, over all supervisors."""
+    suspects: bool | None = None
+    """Only executions that are suspects, or only such that are not; None: any."""
+
+    @property
+    def limited(self) -> bool:
+        """Whether other supervisors must wait while we decide about it."""
+        return self.concurrency is not None or self.by_key is not None or self.rate is not None
+
+
+class Claimed(Struct, frozen=True):
+    """An execution that is now ours."""
+
+    id: str
+    claim: int
+    task: str
+    attempt: int
+    """Attempts charged before this one."""
+    event: str
+    scheduled_for: Instant | None
+    payload: bytes
+    suspect: bool = False
+    """It may have brought a shared runner down."""
+    deaths: int = 0
+    """Deaths of supervisors in a row at which it was, or may have been, running."""
+
+    @property
+    def first_claim(self) -> bool:
+        """Nobody has run it before, so it has no steps."""
+        return self.claim == 1
+
+
+class Claims(NamedTuple):
+    """What a claim has brought."""
+
+    claimed: list[Claimed]
+    full_until: dict[str, Instant]
+    """Tasks that have used up their rate, and when the next of each can start at the earliest."""
+
+
+def claim(
+    connection: Connection,
+    wanted: Sequence[Wanted],
+    count: int,
+    supervisor: str,
+    now: Instant,
+    front: Front | None = None,
+) -> Claims:
+    """Take up to ``count`` ready executions: highest priority first, then longest due, then oldest.
+
+    Looks only at the tasks wanted, each through its own stretch of the index: any number of ready rows of
+    other tasks costs nothing. What runs and what has started is counted here, in the claiming transaction and
+    under the task's lock, so no task runs above its limits, not by one.
+
+    :param front: what earlier claims have found out of where the queues begin.
+    """
+    if count < 1:
+        return Claims([], {})
+    front = Front() if front is None else front
+    tasks = _open_tasks(connection, front, wanted, now)
+    candidates = _candidates(connection, front, tasks, count)
+    claimed = _take(connection, [row.id for row in candidates], supervisor, now) if candidates else []
+    return Claims(claimed, _note_starts(connection, [want for want, _ in tasks], claimed, now))
+
+
+def _take(connection: Connection, ids: Sequence[str], supervisor: str, now: Instant) -> list[Claimed]:
+    rows = connection.execute(_CLAIM, {"ids": as_list(ids), "by": supervisor, "now": now})
+    claimed = {one.id: one for one in map(_as_claimed, rows)}
+    return [claimed[key] for key in ids]
+
+
+def _note_starts(
+    connection: Connection, wanted: Sequence[Wanted], claimed: Sequence[Claimed], now: Instant
+) -> dict[str, Instant]:
+    """Count what is claimed of tasks with a rate; return which of them are full, and until when."""
+    rates = {want.task: want.rate for want in wanted if want.rate is not None}
+    if not rates:
+        return {}
+    starts.note_claims(connection, [(one.task, one.id, one.claim) for one in claimed if one.task in rates])
+    full = {task: starts.full_until(connection, task, rate, now) for task, rate in rates.items()}
+    return {task: until for task, until in full.items() if until is not None}
+
+
+_RUNNING_BY_TASK = select(executions.c.task, func.count()).where(is_running).group_by(executions.c.task)
+_CLAIMED_COLUMNS = (
+    executions.c.id,
+    executions.c.claim,
+    executions.c.task,
+    executions.c.attempt,
+    executions.c.event,
+    executions.c.scheduled_for,
+    executions.c.payload,
+    executions.c.suspect,
+    executions.c.lost,
+)
+_CLAIM = (
+    update(executions)
+    .where(one_of(executions.c.id, "ids"), is_ready)
+    .values(
+        state="running",
+        claim=executions.c.claim + 1,
+        supervisor=bindparam("by"),
+        started_at=bindparam("now"),
+        progress=None,
+    )
+    .returning(*_CLAIMED_COLUMNS)
+)
+
+
+def _open_tasks(
+    connection: Connection, front: Front, wanted: Sequence[Wanted], now: Instant
+) -> list[tuple[Wanted, int]]:
+    """Return which of the wanted tasks have ready rows, with how many may be claimed of each."""
+    have_work = front.may_have_work(connection, [want.task for want in wanted])
+    wanted = [want for want in wanted if want.task in have_work]
+    running: dict[str, int] = {}
+    if limited := [want.task for want in wanted if want.limited]:
+        lock_tasks(connection, limited)
+    if any(want.concurrency is not None for want in wanted):
+        running = dict(connection.execute(_RUNNING_BY_TASK).all())
+    return [(want, _room(connection, want, running.get(want.task, 0), now)) for want in wanted]
+
+
+def _room(connection: Connection, want: Wanted, running: int, now: Instant) -> int:
+    room = want.at_most
+    if want.concurrency is not None:
+        room = min(room, want.concurrency - running)
+    if want.rate is not None:
+        room = min(room, starts.room(connection, want.task, want.rate, now))
+    return room
+
+
+def _candidates(
+    connection: Connection, front: Front, tasks: Sequence[tuple[Wanted, int]], count: int
+) -> list[AnyRow]:
+    """Return the first in the queue, of all the tasks together."""
+    found = [
+        (want, row)
+        for want, room in tasks
+        if room > 0
+        for row in _of_task(connection, front, want, min(room, count))
+    ]
+    found.sort(key=lambda one: place(one[1]))
+    del found[count:]
+    for want, last in {want.task: (want, row) for want, row in found}.values():
+        front.claimed(want.task, want.suspects, last)
+    return [row for _, row in found]
+
+
+def _of_task(connection: Connection, front: Front, want: Wanted, most: int) -> Sequence[AnyRow]:
+    if want.by_key is not None:
+        return keys.candidates(connection, want.task, want.by_key, want.suspects, most)
+    return front.candidates(connection, want.task, want.suspects, most)
+
+
+def claimed(connection: Connection, held: Sequence[tuple[str, int]]) -> list[Claimed]:
+    """Return what is still running under these very claims."""
+    wanted = set(held)
+    rows = connection.execute(_CLAIMED, {"ids": as_list([execution for execution, _ in held])})
+    return [one for one in map(_as_claimed, rows) if (one.id, one.claim) in wanted]
+
+
+def _as_claimed(row: AnyRow) -> Claimed:
+    key, claim, task, attempt, event, scheduled_for, payload, suspect, deaths = row
+    return Claimed(key, claim, task, attempt, event, scheduled_for, payload.encode(), suspect == 1, deaths)
+
+
+_CLAIMED = select(*_CLAIMED_COLUMNS).where(one_of(executions.c.id, "ids"), is_running)
