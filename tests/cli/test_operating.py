@@ -6,12 +6,13 @@ import subprocess
 import sys
 
 import pytest
-from workplace import Answer, PretendSupervisor, Workplace, status
+from workplace import NOON, Answer, PretendSupervisor, Workplace, status
 
-from conductor_protocol.manifest import TaskSpec, WindowSpec
+from conductor_protocol.manifest import KeyLimitSpec, RateSpec, TaskSpec, WindowSpec
 from conductor_supervisor import control
 from conductor_supervisor.errors import NotRunning
-from conductor_supervisor.store import tasks
+from conductor_supervisor.store import executions, tasks
+from conductor_supervisor.store.executions import Wanted
 
 
 def test_a_waiting_execution_is_cancelled_at_once(workplace: Workplace) -> None:
@@ -127,6 +128,19 @@ def test_status_says_why_ready_work_waits(workplace: Workplace) -> None:
     assert "1 of resize: at its limit of 1" in shown
     assert "1 of mail: queue post is paused" in shown
     assert "1 of gone: unknown task: the running code does not declare it" in shown
+
+
+def test_status_says_which_limits_are_used_up(workplace: Workplace) -> None:
+    """By key, and in time."""
+    spec = TaskSpec("resize", concurrency_by_key=KeyLimitSpec(1, "tenant"), rate=RateSpec(1, 60.0))
+    workplace.declare(spec)
+    workplace.insert("resize", count=2, concurrency_key="acme")
+    wanted = Wanted("resize", 9, by_key=1, rate=spec.rate)
+    with workplace.database.writing() as connection:
+        assert len(executions.claim(connection, [wanted], 9, "one", NOON).claimed) == 1
+    shown = workplace.run("status").stdout
+    assert "1 of resize: 1 key at the limit of 1 by tenant" in shown
+    assert "1 of resize: at its rate of 1/minute" in shown
 
 
 def test_status_tells_when_a_window_opens(workplace: Workplace) -> None:

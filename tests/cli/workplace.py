@@ -94,10 +94,11 @@ class Workplace:
         with self.database.reading() as connection:
             return list(connection.scalars(select(schema.executions.c.id).order_by(schema.executions.c.id)))
 
-    def insert(self, task: str, count: int = 1) -> list[str]:
+    def insert(self, task: str, count: int = 1, concurrency_key: str | None = None) -> list[str]:
         """Create executions."""
+        new = NewExecution(task=task, concurrency_key=concurrency_key)
         with self.database.writing() as connection:
-            return executions.insert(connection, [NewExecution(task=task)] * count, NOON).ids
+            return executions.insert(connection, [new] * count, NOON).ids
 
     def claim(self, task: str) -> Claimed:
         """Claim one execution."""

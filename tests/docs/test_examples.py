@@ -63,7 +63,12 @@ TASKS: dict[str, dict[str, Expected]] = {
     "docs/cron.md": {},
     "docs/retries.md": {"sync-account": Expected("ada", "data of ada")},
     "docs/cancellation.md": {"render": Expected(3, 3)},
-    "docs/concurrency.md": {"transcode": Expected("a", "A"), "extract-sound": Expected("B", "b")},
+    "docs/concurrency.md": {
+        "transcode": Expected("a", "A"),
+        "render-invoice": Expected({"customer": {"id": 7}, "lines": ["a", "b"]}, 2),
+        "send-reminder": Expected(" a ", "a"),
+        "extract-sound": Expected("B", "b"),
+    },
     "docs/looking.md": {"resize": Expected([{"path": "a.jpg", "width": 500}], 2)},
     "docs/logs.md": {"import-rows": Expected([3, -1], state="failed")},
     "docs/isolation.md": {

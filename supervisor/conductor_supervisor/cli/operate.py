@@ -10,16 +10,19 @@ import click
 from msgspec import Struct
 
 from conductor_protocol.errors import UsageError
+from conductor_protocol.manifest import TaskSpec
 from conductor_protocol.operations import FINISHED, State
-from conductor_protocol.units import counted, in_words, moment, size_in_words
+from conductor_protocol.units import Instant, counted, in_words, moment, size_in_words
 from conductor_supervisor import control
 from conductor_supervisor.cli import render
 from conductor_supervisor.cli.site import Site, json_option, located
-from conductor_supervisor.cli.waiting import Waiting, waiting
+from conductor_supervisor.cli.waiting import Full, Waiting, waiting
 from conductor_supervisor.errors import NotAnswering, NotRunning, SupervisorError
 from conductor_supervisor.readers import suggestion
 
 if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
     from conductor_supervisor.store.tasks import Kind
 
 DEFAULT_QUEUE = "default"
@@ -124,13 +127,25 @@ def look(site: Site) -> StatusView:
     with site.reading() as connection:
         counts = executions.counts(connection)
         paused = sorted(tasks.paused(connection))
+        now = site.clock.now()
+        full = {spec.name: _full(connection, spec, now) for spec in specs if spec.name in counts}
     return StatusView(
         database=site.database_for_people,
         supervisor=supervisor,
         silent=silent,
         counts={task: counts[task] for task in sorted(counts)},
         paused=[Paused(kind, name) for kind, name in paused],
-        waiting=waiting(specs, counts, paused, site.clock.now()),
+        waiting=waiting(specs, counts, paused, now, full),
+    )
+
+
+def _full(connection: Connection, spec: TaskSpec, now: Instant) -> Full:
+    from conductor_supervisor.store import keys, starts
+
+    by_key, rate = spec.concurrency_by_key, spec.rate
+    return Full(
+        0 if by_key is None else keys.full(connection, spec.name, by_key.most),
+        None if rate is None else starts.full_until(connection, spec.name, rate, now),
     )
 
 

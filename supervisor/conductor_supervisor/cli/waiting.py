@@ -4,13 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime
+from typing import NamedTuple
 
 from msgspec import Struct
 
+from conductor_protocol.limits import limits_in_words, rate_in_words
 from conductor_protocol.manifest import TaskSpec
 from conductor_protocol.operations import State
-from conductor_protocol.units import Instant, moment
+from conductor_protocol.units import Instant, counted, moment
 from conductor_supervisor.rules.windows import Windows
+
+
+class Full(NamedTuple):
+    """What is used up of a task's limits by key and its rate."""
+
+    keys: int = 0
+    """Keys that are at their limit."""
+    until: Instant | None = None
+    """When its rate allows another start at the earliest; None: now."""
 
 
 class Waiting(Struct, frozen=True):
@@ -19,9 +30,9 @@ class Waiting(Struct, frozen=True):
     task: str
     executions: int
     reason: str
-    """In words: paused, outside its window, at its limit, unknown task."""
+    """In words: paused, outside its window, at a limit, unknown task."""
     until: datetime | None = None
-    """When the window opens."""
+    """When the window opens, or the rate allows another start."""
 
 
 def waiting(
@@ -29,11 +40,17 @@ def waiting(
     counts: Mapping[str, Mapping[State, int]],
     paused: Collection[tuple[str, str]],
     now: Instant,
+    full: Mapping[str, Full],
 ) -> list[Waiting]:
-    """Return the tasks whose executions wait for something other than a free runner."""
+    """Return the tasks whose executions wait for something other than a free runner.
+
+    :param full: of tasks that have such limits.
+    """
     known = {spec.name: spec for spec in specs}
     return [
-        found for task in sorted(counts) for found in _why(task, known.get(task), counts[task], paused, now)
+        found
+        for task in sorted(counts)
+        for found in _why(task, known.get(task), counts[task], paused, now, full.get(task, Full()))
     ]
 
 
@@ -43,6 +60,7 @@ def _why(
     counts: Mapping[State, int],
     paused: Collection[tuple[str, str]],
     now: Instant,
+    full: Full,
 ) -> Iterator[Waiting]:
     held_back = counts.get("ready", 0)
     with_scheduled = held_back + counts.get("scheduled", 0)
@@ -64,3 +82,8 @@ def _why(
         yield Waiting(task, held_back, f"queue {spec.queue} is paused")
     if spec.concurrency is not None and counts.get("running", 0) >= spec.concurrency:
         yield Waiting(task, held_back, f"at its limit of {spec.concurrency}")
+    if spec.concurrency_by_key is not None and full.keys:
+        limit = limits_in_words(None, spec.concurrency_by_key)
+        yield Waiting(task, held_back, f"{counted(full.keys, 'key')} at the limit of {limit}")
+    if spec.rate is not None and full.until is not None:
+        yield Waiting(task, held_back, f"at its rate of {rate_in_words(spec.rate)}", moment(full.until))

@@ -33,14 +33,22 @@ def candidates(
 
     The caller holds the task's lock, so what runs is what others have left.
     """
-    running: Counter[str] = Counter(dict(connection.execute(_RUNNING, {"task": task}).all()))
-    look = _Look(connection, task, limit, suspects, running)
+    look = _Look(connection, task, limit, suspects, _running(connection, task))
     chosen = look.fitting(look.front(), most) or look.fitting(look.behind(most), most)
     if not chosen:
         return []
     ids = {"ids": as_list([row.id for row in chosen])}
     ours = set(connection.scalars(_LOCK, ids))
     return [row for row in chosen if row.id in ours]
+
+
+def full(connection: Connection, task: str, limit: int) -> int:
+    """Return how many keys are at the limit."""
+    return sum(number >= limit for number in _running(connection, task).values())
+
+
+def _running(connection: Connection, task: str) -> Counter[str]:
+    return Counter(dict(connection.execute(_RUNNING, {"task": task}).all()))
 
 
 @dataclass(slots=True)

@@ -20,15 +20,16 @@ def room(connection: Connection, task: str, rate: RateSpec, now: Instant) -> int
     """Return how many executions of a task may be claimed now. The caller holds the task's lock."""
     connection.execute(_SETTLE, {"of": task, "now": now, "ahead": rules.unbelievable(rate, now)})
     connection.execute(_FORGET, {"of": task, "past": rules.forgotten(rate, now)})
-    return rules.room(rate, _counted(connection, task))
+    return rules.room(rate, _counted(connection, task, rate, now))
 
 
 def full_until(connection: Connection, task: str, rate: RateSpec, now: Instant) -> Instant | None:
     """Return when the next place under the rate can be free; None: there is one."""
-    number = rules.in_the_way(rate, _counted(connection, task))
+    number = rules.in_the_way(rate, _counted(connection, task, rate, now))
     if number is None:
         return None
-    start: Instant | None = connection.scalar(_NTH, {"of": task, "number": number})
+    values = {"of": task, "past": rules.forgotten(rate, now), "number": number}
+    start: Instant | None = connection.scalar(_NTH, values)
     return rules.free_at(rate, start, now)
 
 
@@ -53,9 +54,9 @@ def forget_others(connection: Connection, tasks: Sequence[str]) -> None:
     connection.execute(delete(starts).where(starts.c.task.not_in(tasks)))
 
 
-def _counted(connection: Connection, task: str) -> int:
-    counted: int = connection.scalar(_COUNT, {"of": task}) or 0
-    return counted
+def _counted(connection: Connection, task: str, rate: RateSpec, now: Instant) -> int:
+    values = {"of": task, "past": rules.forgotten(rate, now)}
+    return sum(connection.scalar(count, values) or 0 for count in (_COUNT_KNOWN, _COUNT_UNKNOWN))
 
 
 _of_task = starts.c.task == bindparam("of")
@@ -72,14 +73,10 @@ _SETTLE = (
     .values(at=bindparam("now"))
 )
 _FORGET = delete(starts).where(_of_task, starts.c.at <= bindparam("past"))
-_COUNT = select(func.count()).select_from(starts).where(_of_task)
-_NTH = (
-    select(starts.c.at)
-    .where(_of_task, starts.c.at.is_not(None))
-    .order_by(starts.c.at)
-    .limit(1)
-    .offset(bindparam("number"))
-)
+_counts = starts.c.at > bindparam("past")
+_COUNT_KNOWN = select(func.count()).select_from(starts).where(_of_task, _counts)
+_COUNT_UNKNOWN = select(func.count()).select_from(starts).where(_of_task, starts.c.at.is_(None))
+_NTH = select(starts.c.at).where(_of_task, _counts).order_by(starts.c.at).limit(1).offset(bindparam("number"))
 _NOTE_CLAIM = insert(starts).values(at=None)
 _NOTE = (
     update(starts)
