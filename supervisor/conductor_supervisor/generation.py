@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from conductor_protocol.errors import UsageError
 from conductor_protocol.manifest import TaskSpec
 from conductor_protocol.units import Instant
 from conductor_supervisor.intake import Schedule
@@ -25,8 +26,16 @@ def tasks_of(specs: Sequence[TaskSpec], zone: str, settings: Settings) -> dict[s
 
 
 def pools_of(settings: Settings, tasks: Iterable[Task]) -> dict[Pool, int]:
-    """Return how many runners each pool has: every way of isolation that a queue's tasks want has its own."""
+    """Return how many runners each pool has: every way of isolation that a queue's tasks want has its own.
+
+    :raises UsageError: if no queue has any.
+    """
     queues = {"default": settings.runners} | {name: queue.runners for name, queue in settings.queues.items()}
+    if not any(queues.values()):
+        raise UsageError(
+            f"{settings.config or 'settings'}: no queue has runners, so this supervisor would do nothing; "
+            "give at least one queue 1 or more"
+        )
     wanted = dict.fromkeys(task.pool for task in tasks)
     idle = (Pool(queue) for queue in queues if queue not in {pool.queue for pool in wanted})
     return {pool: queues[pool.queue] for pool in (*wanted, *idle)}

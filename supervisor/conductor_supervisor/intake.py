@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
@@ -107,7 +106,7 @@ class Intake:
         self._journal = journal
         self._me = me
         self._schedules = schedules
-        self._queues = _by_queue(work.tasks.values())
+        self._queues = self._by_queue()
         self._dry: set[Queue] = set()
         """Those that had nothing more to claim."""
         self._claiming: set[Queue] = set()
@@ -130,11 +129,20 @@ class Intake:
         for one in schedules:
             one.next_at = before.get((one.task, one.name, one.cron.key), one.next_at)
         self._schedules = schedules
-        self._queues = _by_queue(self._work.tasks.values())
+        self._queues = self._by_queue()
         self._open.clear()
         self._full.clear()
         self.stir()
         self.look()
+
+    def _by_queue(self) -> dict[Queue, list[Task]]:
+        """Return the tasks that runners here may run."""
+        queues: dict[Queue, list[Task]] = {}
+        for task in self._work.tasks.values():
+            if self._work.roster.serves(task.pool):
+                for suspects in (False, True) if task.pool.isolation == "shared" else (False,):
+                    queues.setdefault(Queue(task.pool, suspects), []).append(task)
+        return queues
 
     # What makes us look and claim again
 
@@ -347,11 +355,3 @@ def _wanted(spec: TaskSpec, at_most: int, suspects: bool | None) -> Wanted:
         spec.rate,
         suspects,
     )
-
-
-def _by_queue(tasks: Iterable[Task]) -> dict[Queue, list[Task]]:
-    queues: dict[Queue, list[Task]] = {}
-    for task in tasks:
-        for suspects in (False, True) if task.pool.isolation == "shared" else (False,):
-            queues.setdefault(Queue(task.pool, suspects), []).append(task)
-    return queues

@@ -58,6 +58,11 @@ def count(value: object, what: str) -> int:
     raise UsageError(f"{what}: expected a whole number of 1 or more, got {value!r}{hint}")
 
 
+def count_from_zero(value: object, what: str) -> int:
+    """Read a whole number; zero is one."""
+    return 0 if value == 0 and isinstance(value, int) and not isinstance(value, bool) else count(value, what)
+
+
 def from_text(read: Reader) -> Reader:
     """Return a reader of the same values where all is text: in variables and options of the command."""
     if read is not count:

@@ -285,6 +285,10 @@ class Roster:
         so that another death would tell which was running."""
         self._next_number = 1
 
+    def serves(self, pool: Pool) -> bool:
+        """Tell whether a pool has runners; the work of one that has none is for other machines."""
+        return self._at_work_at_most.get(pool, 0) > 0
+
     def set_pools(self, pools: Mapping[Pool, int]) -> None:
         """Have as many runners at work for each pool; the slots of other pools are no longer filled.
 

@@ -213,7 +213,7 @@ class Setting(Struct, frozen=True, kw_only=True):
         return (self.other_variable, own) if self.other_variable else (own,)
 
 
-QUEUE: dict[str, Reader] = {"runners": readers.count}
+QUEUE: dict[str, Reader] = {"runners": readers.count_from_zero}
 """The keys of ``[queues.NAME]``."""
 
 TASK: dict[str, Reader] = {
@@ -377,7 +377,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         name="queues",
         read=readers.named_tables(QUEUE),
-        meaning="`[queues.NAME]`: `runners` that serve this queue alone",
+        meaning="`[queues.NAME]`: `runners` that serve this queue alone; 0: it is left to other machines",
         keys=QUEUE,
     ),
     Setting(

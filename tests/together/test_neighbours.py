@@ -163,3 +163,28 @@ def test_one_supervisor_hears_at_once_of_what_another_gives_back(several: Projec
     several.let_go("finish")
     several.until_state(execution, "completed")
     assert second.stop() == 0
+
+
+def test_a_queue_without_runners_is_left_to_another_machine(several: Project) -> None:
+    """Each supervisor takes only what its own runners serve; whoever serves nothing of it can be drained."""
+    several.tasks(
+        """
+        @app.task(queue="media")
+        def transcode(event, ctx):
+            note(f"transcoded under {os.getppid()}")
+
+        @app.task
+        def usual(event, ctx):
+            note(f"usual under {os.getppid()}")
+        """
+    )
+    (several.folder / "small.toml").write_text("[queues.media]\nrunners = 0\n")
+    (several.folder / "large.toml").write_text("[queues.default]\nrunners = 0\n[queues.media]\nrunners = 1\n")
+    several.invoke_many("transcode", [None] * 3)
+    several.invoke_many("usual", [None] * 3)
+    small = start(several, "a", "--config", "small.toml", "--drain")
+    assert small.wait() == 0
+    assert [line.split()[0] for line in several.diary()] == ["usual"] * 3
+    large = start(several, "b", "--config", "large.toml", "--drain")
+    assert large.wait() == 0
+    assert [line.split()[0] for line in several.diary()] == ["usual"] * 3 + ["transcoded"] * 3
