@@ -1,0 +1,89 @@
+"""What cannot run does not cost what can: by the pages that PostgreSQL looks at, not by time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from sqlalchemy import Connection, event, text
+from store_moves import NOW, invoke
+
+from conductor_supervisor.store import claiming, executions
+from conductor_supervisor.store.claiming import Wanted
+from conductor_supervisor.store.database import Database
+from conductor_supervisor.store.dialect import sql
+
+MANY = 20_000
+
+
+@pytest.fixture
+def database_url(postgres_url: str) -> str:
+    """Only PostgreSQL's."""
+    return postgres_url
+
+
+@contextmanager
+def pages_looked_at(database: Database) -> Iterator[list[int]]:
+    """Collect how many pages each query that runs meanwhile looks at."""
+    seen: list[int] = []
+
+    def explain(
+        _connection: Connection, cursor: object, statement: str, values: object, _context: object, _many: bool
+    ) -> None:
+        if statement.lstrip().startswith(("SELECT", "WITH")):
+            with cursor.connection.cursor() as other:  # type: ignore[attr-defined]
+                other.execute(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement}", values)
+                plan = other.fetchone()[0][0]["Plan"]
+            seen.append(plan["Shared Hit Blocks"] + plan["Shared Read Blocks"])
+
+    event.listen(database._engine, "before_cursor_execute", explain)
+    yield seen
+    event.remove(database._engine, "before_cursor_execute", explain)
+
+
+def pages_for_a_claim(database: Database) -> int:
+    """Claim one execution among those that are ready; return the pages that finding it took."""
+    invoke(database, "t")
+    with database.writing() as connection:
+        connection.execute(text("ANALYZE conductor.conductor_executions"))
+    with pages_looked_at(database) as pages, database.writing() as connection:
+        executions.promote(connection, NOW)
+        executions.next_due(connection)
+        executions.cancel_requests(connection, "one")
+        (_,) = claiming.claim(connection, [Wanted("t", 1, concurrency=100)], 1, "one", NOW).claimed
+    return sum(pages)
+
+
+def fill(database: Database, state: str, task: str, extra: str) -> None:
+    """Make many executions of a task in a state."""
+    with database.writing() as connection:
+        connection.execute(
+            sql(
+                f"""
+                INSERT INTO conductor_executions
+                    (id, task, state, priority, event, payload, created_at, due_at, attempt, claim, lost,
+                     suspect, waiting_for, finished_at, result)
+                SELECT '{state}-' || number, '{task}', '{state}', 0, 'conductor.invoke', 'null', 1, {extra}
+                FROM generate_series(1, {MANY}) AS number
+                """
+            )
+        )
+
+
+@pytest.mark.parametrize(
+    ("state", "task", "extra"),
+    [
+        ("ready", "paused", "1, 0, 0, 0, 0, NULL, NULL, NULL"),
+        ("ready", "z-paused", "1, 0, 0, 0, 0, NULL, NULL, NULL"),
+        ("scheduled", "t", f"{NOW * 2}, 0, 0, 0, 0, 'delay', NULL, NULL"),
+        ("completed", "t", "1, 0, 1, 0, 0, NULL, 1, 'null'"),
+    ],
+)
+def test_a_claim_looks_at_as_many_pages_however_many_others_there_are(
+    database: Database, state: str, task: str, extra: str
+) -> None:
+    """Ready ones of a task that may not start, before and behind; such as are due later; and history."""
+    alone = pages_for_a_claim(database)
+    fill(database, state, task, extra)
+    assert pages_for_a_claim(database) <= alone + 30
