@@ -227,10 +227,12 @@ def apply(
     :param member: our name among the supervisors, where we need a lease: without one, whatever we say of an
         execution comes too late, and we claim none.
     """
+    if member is not None and not all(map(_speaks_of_executions, group)):
+        leases.end_if_stopped(connection)
     renewed = [
         partial(w.then, leases.renew(connection, w.member, w.microseconds)) for w in _of(group, RenewLease)
     ]
-    stands = member is None or not _speaks_of_executions(group) or leases.stands(connection, member)
+    stands = member is None or not any(map(_speaks_of_executions, group)) or leases.stands(connection, member)
     return [
         *renewed,
         *_record(connection, _of(group, RecordStep), stands),
@@ -259,8 +261,8 @@ def makes_work(write: Write) -> bool:
     return isinstance(write, Perform) and is_write(write.operation)
 
 
-def _speaks_of_executions(group: Sequence[Write]) -> bool:
-    return any(isinstance(write, RecordStep | EndAttempt | Claim) for write in group)
+def _speaks_of_executions(write: Write) -> bool:
+    return isinstance(write, RecordStep | EndAttempt | Claim)
 
 
 def _of(group: Sequence[Write], kind: type[W]) -> list[W]:

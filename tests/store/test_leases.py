@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import pytest
+from sqlalchemy import text
 from store_moves import NOW, claim, ending, invoke, running, step, view
 
 from conductor_supervisor.store import executions, leases
@@ -15,7 +16,19 @@ from conductor_supervisor.store.attempts import Ending, Recovered
 from conductor_supervisor.store.database import Database
 from conductor_supervisor.store.executions import Claimed, Wanted
 from conductor_supervisor.store.leases import Member
-from conductor_supervisor.writes import Claim, EndAttempt, RecordStep, TakenOver, TakeOver, Write, apply
+from conductor_supervisor.writes import (
+    Claim,
+    EndAttempt,
+    Fire,
+    Look,
+    RecordStep,
+    RenewLease,
+    Sweep,
+    TakenOver,
+    TakeOver,
+    Write,
+    apply,
+)
 from postgresql import PostgresServer
 
 ONE, TWO = (Member(id=name, host="here", pid=7, app="shop:app", started=NOW) for name in ("one", "two"))
@@ -177,3 +190,28 @@ def _until_somebody_waits(postgres: PostgresServer) -> None:
     while not postgres.execute("SELECT 1 FROM pg_locks WHERE NOT granted AND locktype = 'advisory'"):
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        Sweep(lambda removed: None, refuse),
+        Look("one", lambda seen: None, refuse),
+        RenewLease(ONE, LONG, lambda had_one: None, refuse),
+        Fire([], lambda created: None, refuse),
+        Claim([], 1, "one", lambda taken: None, refuse),
+    ],
+    ids=lambda write: type(write).__name__,
+)
+@pytest.mark.parametrize("with_lease", [True, False])
+def test_who_is_stopped_in_a_transaction_keeps_nobody_waiting(
+    postgres_url: str, write: Write, with_lease: bool
+) -> None:
+    """The server ends it, whatever was being written: others may wait for rows that it has touched."""
+    database = Database.open(postgres_url)
+    if with_lease:
+        renew(database, ONE)
+    with database.writing() as connection:
+        apply(connection, [write], NOW, "one")
+        assert connection.scalar(text("SHOW idle_in_transaction_session_timeout")) == "5s"
+    database.close()
