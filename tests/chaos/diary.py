@@ -27,6 +27,8 @@ class Line(Struct, frozen=True):
     attempt: str
     """A word of the attempt's own."""
     pid: int
+    parent: int
+    """The supervisor's process."""
     detail: str = ""
     clock: int = 0
     """The supervisors' time, as it was read just before."""

@@ -23,12 +23,17 @@ THIRD_DEATH = "was running at three supervisor deaths in a row"
 
 
 def violations(
-    lines: Sequence[Line], views: Sequence[ExecutionView], invoked: Iterable[str], struck: frozenset[int]
+    lines: Sequence[Line],
+    views: Sequence[ExecutionView],
+    invoked: Iterable[str],
+    struck: frozenset[int],
+    supervisors_lived: bool,
 ) -> list[str]:
     """Return every sentence of the design that the story has shown to be untrue.
 
     :param invoked: the executions that clients were told of.
     :param struck: processes of runners to which something has happened.
+    :param supervisors_lived: nothing has happened to any supervisor.
     """
     told = diary.by_execution(lines)
     found = [
@@ -44,7 +49,7 @@ def violations(
             _ended_otherwise(view),
             _repeated(mine),
             _overlapping(mine),
-            _charged_otherwise(view, mine, struck),
+            _charged_otherwise(view, mine, struck, supervisors_lived),
         )
         found += [f"{view.task} {view.id}: {what}" for check in checks for what in check]
     return found
@@ -82,18 +87,22 @@ def _overlapping(lines: Sequence[Line]) -> Iterator[str]:
             yield f"attempt {line.attempt} still said {line.what!r} beside attempt {newest}"
 
 
-def _charged_otherwise(view: ExecutionView, lines: Sequence[Line], struck: frozenset[int]) -> Iterator[str]:
+def _charged_otherwise(
+    view: ExecutionView, lines: Sequence[Line], struck: frozenset[int], supervisors_lived: bool
+) -> Iterator[str]:
     outcomes = Counter(attempt.outcome for attempt in view.attempts)
     noted = Counter(line.what for line in lines)
     charged = sum(outcomes[outcome] for outcome in CHARGED)
     if view.attempt != charged:
         yield f"{view.attempt} attempts are charged, of {dict(outcomes)}"
-    if noted["begin"] > len(view.attempts):
-        yield f"it began {noted['begin']} times, and there are {len(view.attempts)} attempts"
+    # When a supervisor dies, nothing need be left of an attempt whose end it had heard of and not committed.
+    cut_off = len(diary.unfinished(lines))
+    if cut_off > len(view.attempts):
+        yield f"it began {cut_off} times and did not end, and there are {len(view.attempts)} attempts"
     if outcomes["failed"] > noted["raise"]:
         yield f"it raised {noted['raise']} times, and has failed {outcomes['failed']} times"
-    if noted["raise"] > outcomes["failed"] + outcomes["lost"] + outcomes["stopped"] + outcomes["crashed"]:
-        yield f"it raised {noted['raise']} times, and {dict(outcomes)} came of it"
+    if noted["begin"] > len(view.attempts) and supervisors_lived:
+        yield f"it began {noted['begin']} times, and there are {len(view.attempts)} attempts"
     if view.task == "crashes" and view.state == "completed" and not outcomes["crashed"]:
         yield f"it crashed, and {dict(outcomes)} came of it"
     yield from _crashed_without_cause(view, lines, struck)
@@ -106,7 +115,7 @@ def _crashed_without_cause(
     begun = [line.pid for line in lines if line.what == "begin"]
     culprits = (set(begun) & struck) | {line.pid for line in lines if line.what == "crash"}
     # A process may die between the moment at which it is said to have begun and its first line.
-    unseen = len(view.attempts) - len(begun)
+    unseen = max(0, len(view.attempts) - len(begun))
     if len(crashes := _crashes(view)) > len(culprits) + unseen:
         yield f"it is charged for {crashes}, and only processes {culprits} crashed under it"
 

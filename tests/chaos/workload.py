@@ -51,6 +51,7 @@ class Attempt:
                 execution=self._ctx.execution_id,
                 attempt=self._word,
                 pid=os.getpid(),
+                parent=os.getppid(),
                 detail=detail,
                 clock=diary.clock_now(),
             )
