@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test check demo bench clean
+.PHONY: help setup test check chaos demo bench clean
 
 help:            ## this list
 	@grep -E '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -29,6 +29,10 @@ check: $(READY)  ## lint, types, import contracts
 # Tests start some hundred interpreters: let them find compiled modules, whatever the environment says.
 test: check      ## everything that must pass before a merge
 	env -u PYTHONDONTWRITEBYTECODE $(BIN)/pytest -n 4 --dist worksteal
+
+# SEEDS=50 runs the first fifty lives only, SEED=123 one alone.
+chaos: $(READY)  ## kill everything at every boundary; the whole matrix takes hours
+	env -u PYTHONDONTWRITEBYTECODE CHAOS=1 $(BIN)/pytest tests/chaos -n 4 --dist worksteal
 
 demo: $(READY)   ## the main job on real input, in about a minute
 	$(BIN)/conductor-supervisor demo

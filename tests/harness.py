@@ -71,7 +71,7 @@ class Supervisor:
         self.log = project.folder / f"log-{time.monotonic_ns()}"
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "conductor_supervisor", "start", "tasks:app", *arguments],
+                [sys.executable, "-m", project.module, "start", "tasks:app", *arguments],
                 cwd=project.folder,
                 env=project.environment,
                 stdin=subprocess.DEVNULL,
@@ -126,6 +126,8 @@ class Project:
             "CONDUCTOR_DATABASE_URL": self.url,
             "PYTHONUNBUFFERED": "1",
         }
+        self.module = "conductor_supervisor"
+        """What supervisors are started by."""
         self._supervisors: list[Supervisor] = []
         self._door: Door | None = None
 

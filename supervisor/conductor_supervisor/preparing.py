@@ -67,6 +67,8 @@ def begin(
 ) -> list[Schedule]:
     """Put the database in order, in one transaction; return the schedules of the tasks."""
     with database.writing() as connection:
+        if database.shared:
+            leases.end_if_stopped(connection)
         lock_tasks(connection, ALL_TASKS)
         if database.shared:
             _join(connection, me, lease, left)

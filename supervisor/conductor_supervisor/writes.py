@@ -265,10 +265,12 @@ def apply(
         execution comes too late, and we claim none.
     :param front: what earlier claims have found out of where the queues begin.
     """
+    if member is not None and not all(map(_speaks_of_executions, group)):
+        leases.end_if_stopped(connection)
     renewed = [
         partial(w.then, leases.renew(connection, w.member, w.microseconds)) for w in _of(group, RenewLease)
     ]
-    stands = member is None or not _speaks_of_executions(group) or leases.stands(connection, member)
+    stands = member is None or not any(map(_speaks_of_executions, group)) or leases.stands(connection, member)
     return [
         *renewed,
         *_record(connection, _of(group, RecordStep), stands),
@@ -301,8 +303,8 @@ def makes_work(write: Write) -> bool:
     return isinstance(write, Perform) and is_write(write.operation)
 
 
-def _speaks_of_executions(group: Sequence[Write]) -> bool:
-    return any(isinstance(write, RecordStep | EndAttempt | Claim) for write in group)
+def _speaks_of_executions(write: Write) -> bool:
+    return isinstance(write, RecordStep | EndAttempt | Claim)
 
 
 def _of(group: Sequence[Write], kind: type[W]) -> list[W]:

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import pytest
+from sqlalchemy import text
 from store_moves import NOW, claim, ending, invoke, running, step, view
 
 from conductor_supervisor.store import claiming, leases
@@ -19,7 +20,11 @@ from conductor_supervisor.writes import (
     Brought,
     Claim,
     EndAttempt,
+    Fire,
+    Look,
     RecordStep,
+    RenewLease,
+    Sweep,
     TakenOver,
     TakeOver,
     Write,
@@ -186,3 +191,28 @@ def _until_somebody_waits(postgres: PostgresServer) -> None:
     while not postgres.execute("SELECT 1 FROM pg_locks WHERE NOT granted AND locktype = 'advisory'"):
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        Sweep(lambda removed: None, refuse),
+        Look("one", lambda seen: None, refuse),
+        RenewLease(ONE, LONG, lambda had_one: None, refuse),
+        Fire([], lambda created: None, refuse),
+        Claim([], 1, "one", lambda taken: None, refuse),
+    ],
+    ids=lambda write: type(write).__name__,
+)
+@pytest.mark.parametrize("with_lease", [True, False])
+def test_who_is_stopped_in_a_transaction_keeps_nobody_waiting(
+    postgres_url: str, write: Write, with_lease: bool
+) -> None:
+    """The server ends it, whatever was being written: others may wait for rows that it has touched."""
+    database = Database.open(postgres_url)
+    if with_lease:
+        renew(database, ONE)
+    with database.writing() as connection:
+        apply(connection, [write], NOW, "one")
+        assert connection.scalar(text("SHOW idle_in_transaction_session_timeout")) == "5s"
+    database.close()

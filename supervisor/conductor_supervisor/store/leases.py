@@ -62,18 +62,29 @@ _REGISTER = supervisors.insert().values(
 )
 
 
+def end_if_stopped(connection: Connection) -> None:
+    """Have the server end this transaction by itself should we be stopped in the middle of it.
+
+    It would keep the others waiting, for as long as we are stopped.
+    """
+    connection.execute(_END_IF_STOPPED)
+
+
 def stands(connection: Connection, member: str) -> bool:
     """Tell whether nobody has taken a supervisor for dead, and nobody can before this transaction ends.
 
-    Should we be stopped in the middle of it, the server ends it by itself: it would keep the others waiting.
+    It includes :func:`end_if_stopped`.
     """
     return connection.scalar(_STANDS, {"member": member}) is not None
 
 
-_STANDS = (
-    select(supervisors.c.id, EndIfIdle(5))
+_END_IF_STOPPED = select(EndIfIdle(5))
+_STANDS = select(
+    select(supervisors.c.id)
     .where(supervisors.c.id == bindparam("member"))
     .with_for_update(read=True)
+    .scalar_subquery(),
+    EndIfIdle(5),
 )
 
 
