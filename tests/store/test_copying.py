@@ -209,6 +209,18 @@ def test_a_zero_character_is_named_before_postgresql_refuses_it(sqlite_url: str,
     target.close()
 
 
+def test_a_row_that_cannot_be_read_is_not_blamed_on_the_target(sqlite_url: str, postgres_url: str) -> None:
+    """The message says where it was: here a text in the file is none."""
+    source, target = Database.open(sqlite_url), Database.open(postgres_url)
+    fill(source)
+    with source.writing() as connection:
+        connection.execute(text("UPDATE conductor_steps SET result = CAST(x'ff' AS TEXT) WHERE name = 'x'"))
+    with pytest.raises(StoreError, match="copying steps: the rows cannot be read: Could not decode"):
+        copy(source, target)
+    source.close()
+    target.close()
+
+
 @pytest.mark.parametrize("kept", KEPT, ids=lambda kept: kept.name)
 def test_texts_come_in_the_order_of_their_bytes(kept: Kept) -> None:
     """PostgreSQL would order them by the language that the database is set up for; SQLite knows none."""

@@ -16,9 +16,10 @@ from typing import TypeAlias
 import msgspec
 from msgspec import Struct
 from sqlalchemy import ColumnElement, Connection, Select, Table, Text, delete, func, select
+from sqlalchemy.exc import DBAPIError
 
 from conductor_supervisor.errors import StoreError
-from conductor_supervisor.store.database import Database
+from conductor_supervisor.store.database import Database, reason
 from conductor_supervisor.store.dialect import ByteOrder
 from conductor_supervisor.store.schema import (
     attempts,
@@ -124,12 +125,18 @@ def copy(
 def _watched(
     connection: Connection, kept: Kept, what: str, progress: Progress
 ) -> Iterator[tuple[object, ...]]:
-    """Give all rows of a table in order, and tell of every few of them."""
+    """Give all rows of a table in order, and tell of every few of them.
+
+    :raises StoreError: if they cannot be read.
+    """
     progress(what, 0)
-    with connection.execute(kept.in_order()) as found:
-        for few in found.partitions():
-            yield from map(tuple, few)
-            progress(what, len(few))
+    try:
+        with connection.execute(kept.in_order()) as found:
+            for few in found.partitions():
+                yield from map(tuple, few)
+                progress(what, len(few))
+    except DBAPIError as error:
+        raise StoreError(f"{what}: the rows cannot be read: {reason(error)}") from error
 
 
 def _storable(kept: Kept, rows: Iterator[tuple[object, ...]]) -> Iterator[tuple[object, ...]]:
