@@ -25,6 +25,13 @@ def project(tmp_path: Path) -> Iterator[Project]:
         yield project
 
 
+@pytest.fixture
+def shared_project(tmp_path: Path, postgres_url: str) -> Iterator[Project]:
+    """The same, with a PostgreSQL database."""
+    with Project(tmp_path, postgres_url) as project:
+        yield project
+
+
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[PostgresServer]:
     """A PostgreSQL server, started once for each process of the test run."""

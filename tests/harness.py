@@ -18,6 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
 
+import click
 import msgspec
 import psutil
 
@@ -33,6 +34,7 @@ from conductor_protocol.operations import (
     ListExecutions,
     NewExecution,
 )
+from conductor_supervisor.cli import cli
 from conductor_supervisor.clock import FileClock
 from conductor_supervisor.door import Door
 
@@ -115,9 +117,10 @@ class Supervisor:
 class Project:
     """A folder with tasks.py, conductor.db and whatever supervisors a test starts."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, url: str | None = None) -> None:
+        """:param url: of the database; by default a file in the folder."""
         self.folder = folder
-        self.url = f"sqlite:///{folder}/conductor.db"
+        self.url = url or f"sqlite:///{folder}/conductor.db"
         self.environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith("CONDUCTOR_")},
             "CONDUCTOR_DATABASE_URL": self.url,
@@ -196,6 +199,15 @@ class Project:
         self.environment["CONDUCTOR_CLOCK"] = str(self.folder / "clock")
         return clock
 
+    def lease(self, lease: str = "3s") -> Path:
+        """Give every supervisor started from now on a lease, as if it shared its database; return the file
+        without which it is not renewed.
+        """
+        renewals = self.folder / "renewals"
+        renewals.touch()
+        self.environment |= {"CONDUCTOR_LEASE": lease, "CONDUCTOR_RENEWALS": str(renewals)}
+        return renewals
+
     # What a client does
 
     @property
@@ -273,6 +285,23 @@ class Project:
     def let_go(self, name: str) -> None:
         """Make the file that a task waits for."""
         (self.folder / name).touch()
+
+
+def gone(pid: int) -> bool:
+    """Tell whether a process has ended, reaped or not."""
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def parse(arguments: list[str]) -> None:
+    """Read the words after ``conductor-supervisor`` without carrying them out; what does not exist raises."""
+    name, *rest = arguments
+    with click.Context(cli) as parent:
+        command = cli.get_command(parent, name)
+        assert command is not None, f"there is no command {name}"
+        command.make_context(name, rest, parent=parent).close()
 
 
 def command(process: psutil.Process) -> list[str]:

@@ -25,6 +25,7 @@ FROM_RUNNER: dict[tuple[m.Channel, Phase], dict[type[m.FromRunner], Phase]] = {
         m.Failed: "open",
         m.Released: "open",
         m.Interrupted: "open",
+        m.Began: "open",
         m.Progress: "open",
         m.Worn: "open",
     },

@@ -89,6 +89,21 @@ class RetrySpec(Struct, frozen=True):
     """Fraction of the wait by which it may grow or shrink at random, 0 to 1."""
 
 
+class KeyLimitSpec(Struct, frozen=True):
+    """How many executions of a task with the same key may run at once, over all supervisors."""
+
+    most: int
+    key: str
+    """Path of the payload's field that gives the key, such as ``order.tenant``."""
+
+
+class RateSpec(Struct, frozen=True):
+    """How many executions of a task may start within any period of this length, over all supervisors."""
+
+    count: int
+    seconds: float
+
+
 class TaskSpec(Struct, frozen=True):
     """One task, as its author declared it and the operators overrode it."""
 
@@ -100,6 +115,10 @@ class TaskSpec(Struct, frozen=True):
     windows: tuple[WindowSpec, ...] = ()
     """Open when any of them is; empty: always open."""
     concurrency: int | None = None
+    """Executions that may run at once, over all supervisors."""
+    concurrency_by_key: KeyLimitSpec | None = None
+    """The same for each key; an execution without a key does not count here."""
+    rate: RateSpec | None = None
     max_attempts: int = 3
     retry: RetrySpec = RetrySpec()
     timeout: float | None = None

@@ -2,7 +2,7 @@
 
 A transmission is a *parcel*: a MessagePack array of messages, usually one. A runner has two channels. On
 the **data** channel the handler's thread speaks and waits; on the **control** channel a small thread keeps
-the heartbeat and hears shutdown intent and cancellation while the handler computes.
+the heartbeat and hears shutdown intent, cancellation, and until when it may live, while the handler computes.
 
 A request carries ``seq`` and its reply the same one; a request may be resent without harm, because every
 write names execution and claim, and a write that has been made already changes nothing.
@@ -152,6 +152,13 @@ class Interrupted(Struct, frozen=True, tag=True, array_like=True):
 Report: TypeAlias = Finished | Failed | Released | Interrupted
 
 
+class Began(Struct, frozen=True, tag=True, array_like=True):
+    """The handler is called now. Said of executions whose :class:`Assignment` asks for it."""
+
+    execution: str
+    claim: int
+
+
 class Progress(Struct, frozen=True, tag=True, array_like=True):
     """What the handler says of its progress; the newest counts."""
 
@@ -201,6 +208,9 @@ class Welcome(Struct, frozen=True, tag=True, array_like=True):
     """After so many executions the runner is worn."""
     recycle_memory: int | None = None
     """Bytes of resident memory above which the runner is worn."""
+    live_until: float | None = None
+    """By :func:`~conductor_protocol.uptime.uptime`: the runner is dead from this moment on, unless
+    :class:`LiveOn` has named a later one. None: it may live for ever."""
 
 
 class Assignment(Struct, frozen=True, array_like=True):
@@ -221,6 +231,8 @@ class Assignment(Struct, frozen=True, array_like=True):
     """How many there are in all; the rest is fetched by :class:`LoadSteps` when wanted."""
     memory: int | None = None
     """Bytes that the handler may use beyond what the runner has: an allocation above it fails."""
+    says_began: bool = False
+    """Whether the runner says :class:`Began`."""
 
 
 class Assign(Struct, frozen=True, tag=True, array_like=True):
@@ -313,6 +325,16 @@ class Interrupt(Struct, frozen=True, tag=True, array_like=True):
     claim: int
 
 
+class LiveOn(Struct, frozen=True, tag=True, array_like=True):
+    """The supervisor has its lease, so the runner may live on; see :attr:`Welcome.live_until`.
+
+    A moment and not a number of seconds: a message that lay in the socket for a while gives no time away.
+    """
+
+    until: float
+    """By :func:`~conductor_protocol.uptime.uptime`."""
+
+
 class Recall(Struct, frozen=True, tag=True, array_like=True):
     """Give back what has not been begun. Reply: :class:`Returned`."""
 
@@ -328,6 +350,7 @@ DataFromRunner: TypeAlias = (
     | Failed
     | Released
     | Interrupted
+    | Began
     | Progress
     | Worn
 )
@@ -337,6 +360,6 @@ DataToRunner: TypeAlias = (
     Welcome | Assign | Verdict | StepAck | StepRefused | StepPage | Answered | Flushed | Stop
 )
 ControlToRunner: TypeAlias = (
-    Welcome | ShutdownIntent | WindowClosed | WindowOpened | Cancel | Interrupt | Recall | Stop
+    Welcome | LiveOn | ShutdownIntent | WindowClosed | WindowOpened | Cancel | Interrupt | Recall | Stop
 )
 ToRunner: TypeAlias = DataToRunner | ControlToRunner

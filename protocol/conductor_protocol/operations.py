@@ -43,6 +43,10 @@ class NewExecution(Struct, frozen=True, kw_only=True):
     """Higher first; -32768 to 32767."""
     dedupe_key: str | None = None
     """While one execution of the task with this key is unfinished, the same key gives that one back."""
+    concurrency_key: str | None = None
+    """What it is counted under, where its task limits by key; None: what the payload says."""
+    key_path: str | None = None
+    """The field that holds the key as far as the client knows. What is declared in the database wins."""
     metadata: Raw = Raw(b"null")
     """JSON object kept with the execution, or null; Conductor does not read it."""
 
@@ -204,6 +208,7 @@ class ExecutionView(Struct, frozen=True, kw_only=True):
     """For cron: the firing that made it."""
     priority: int = 0
     dedupe_key: str | None = None
+    concurrency_key: str | None = None
     metadata: object = None
     created: datetime
     due: datetime

@@ -16,7 +16,7 @@ This is what task authors and clients import::
 from conductor.app import Conductor
 from conductor.client import Handle, Invocation
 from conductor.context import AsyncContext, Context
-from conductor.declarations import Cron, DatabaseChange, Retry, Window
+from conductor.declarations import Cron, DatabaseChange, Limit, Retry, Window
 from conductor.errors import (
     ConductorError,
     DuplicateStep,
@@ -42,6 +42,7 @@ __all__ = [  # noqa: RUF022  # by subject, as a newcomer looks for them
     "Conductor",
     "Cron",
     "DatabaseChange",
+    "Limit",
     "Retry",
     "Task",
     "Window",

@@ -2,7 +2,8 @@
 
 Outside a runner, operations go straight to the database, through the one door that leads there; it is
 imported when first used, so that nothing else in this package knows the store. Inside a runner they go to the
-supervisor, and a runner never opens Conductor's database.
+supervisor, and a runner never opens Conductor's database. What goes into a transaction of the caller's own is
+written on the connection that they lend, wherever they are.
 """
 
 from __future__ import annotations
@@ -20,16 +21,19 @@ import msgspec
 
 from conductor import arguments, values
 from conductor.arguments import ExecutionName, TaskName
+from conductor.connections import OwnAsyncConnection, OwnConnection
 from conductor.errors import (
     ExecutionCancelled,
     ExecutionFailed,
     ExecutionNotFound,
     OperationRefused,
+    PayloadMismatch,
     ResultMismatch,
     TooLarge,
 )
 from conductor_protocol import operations
 from conductor_protocol.errors import UsageError
+from conductor_protocol.limits import LONGEST_KEY, is_key, key_in
 from conductor_protocol.operations import (
     FINISHED,
     Answer,
@@ -79,6 +83,8 @@ class InvokeOptions(TypedDict, total=False):
     """Higher first."""
     dedupe_key: str
     """While an execution of the task with this key is unfinished, the same key gives that one back."""
+    concurrency_key: str
+    """What it is counted under where its task limits by key. Default: what the payload says."""
     metadata: dict[str, Any]
     """Kept with the execution; Conductor does not read it."""
 
@@ -99,13 +105,18 @@ class Invocation:
         if "delay" in options and "run_at" in options:
             raise UsageError("expected either delay or run_at, got both; write the one you mean")
 
-    def new_execution(self, task: str, payload: bytes) -> NewExecution:
+    def new_execution(self, task: str, payload: bytes, key_path: str | None) -> NewExecution:
         """Return what is to be created.
 
         :param payload: JSON, checked.
+        :param key_path: the payload's field that gives the concurrency key, if the task declares one here.
+        :raises PayloadMismatch: if there is something there that cannot be a key.
         """
         options = self.options
         run_at = options.get("run_at")
+        concurrency_key = _concurrency_key(options.get("concurrency_key"))
+        if concurrency_key is None and key_path is not None:
+            _check_key(task, payload, key_path)
         return NewExecution(
             task=task,
             payload=msgspec.Raw(payload),
@@ -113,6 +124,8 @@ class Invocation:
             run_at=None if run_at is None else _instant(run_at),
             priority=_priority(options.get("priority", 0)),
             dedupe_key=_dedupe_key(options.get("dedupe_key")),
+            concurrency_key=concurrency_key,
+            key_path=key_path,
             metadata=_metadata(options.get("metadata")),
         )
 
@@ -140,6 +153,21 @@ def _dedupe_key(value: object) -> str | None:
     return value
 
 
+def _concurrency_key(value: object) -> str | None:
+    if value is not None and not (isinstance(value, str) and value and is_key(value)):
+        raise UsageError(
+            f"concurrency_key: expected 1 to {LONGEST_KEY} characters of text without zeros, got {value!r}"
+        )
+    return value
+
+
+def _check_key(task: str, payload: bytes, path: str) -> None:
+    try:
+        key_in(payload, path)
+    except UsageError as error:
+        raise PayloadMismatch(f"the payload does not fit what task {task} expects: {error}") from error
+
+
 def _metadata(value: object) -> msgspec.Raw:
     if not isinstance(value, dict | None):
         raise UsageError(f'metadata: expected a dict such as {{"tenant": "acme"}}, got {value!r}')
@@ -149,14 +177,30 @@ def _metadata(value: object) -> msgspec.Raw:
 # Who performs operations
 
 
-class Performer(Protocol):
-    """Performs operations: the store itself, or the supervisor for its runners."""
+class Supervisor(Protocol):
+    """Performs operations for its runners."""
 
     def perform(self, operation: Operation) -> Answer:
         """Perform an operation."""
 
     async def perform_async(self, operation: Operation) -> Answer:
         """Perform an operation without holding up the event loop."""
+
+
+class Performer(Protocol):
+    """Performs operations: at once, or, those that create executions, on a connection of the caller's."""
+
+    def perform(self, operation: Operation) -> Answer:
+        """Perform an operation."""
+
+    async def perform_async(self, operation: Operation) -> Answer:
+        """Perform an operation without holding up the event loop."""
+
+    def perform_on(self, connection: OwnConnection, operation: InvokeMany) -> Answer:
+        """Create executions in the caller's transaction."""
+
+    async def perform_on_async(self, connection: OwnAsyncConnection, operation: InvokeMany) -> Answer:
+        """Create executions in the caller's transaction without holding up the event loop."""
 
 
 class StorePerformer:
@@ -178,6 +222,14 @@ class StorePerformer:
 
         return await asyncio.to_thread(self.perform, operation)
 
+    def perform_on(self, connection: OwnConnection, operation: InvokeMany) -> Answer:
+        """Create executions on a connection of the caller's; the database is not opened for that."""
+        return self._opened().perform_on(connection, operation)
+
+    async def perform_on_async(self, connection: OwnAsyncConnection, operation: InvokeMany) -> Answer:
+        """See :meth:`perform_on`."""
+        return await self._opened().perform_on_async(connection, operation)
+
     def close(self) -> None:
         """Let go of the database."""
         with self._lock:
@@ -195,12 +247,28 @@ class StorePerformer:
             return self._door
 
 
+class RunnerPerformer(StorePerformer):
+    """In a runner: the supervisor performs, but for what is written on a connection of the handler's own."""
+
+    def __init__(self, url: str, supervisor: Supervisor) -> None:
+        super().__init__(url)
+        self._supervisor = supervisor
+
+    def perform(self, operation: Operation) -> Answer:
+        """Have the supervisor perform an operation."""
+        return self._supervisor.perform(operation)
+
+    async def perform_async(self, operation: Operation) -> Answer:
+        """Have the supervisor perform an operation."""
+        return await self._supervisor.perform_async(operation)
+
+
 _runner: tuple[str, Performer] | None = None
-"""In a runner: the URL of its app's database, and the way to the supervisor that stands for it."""
+"""In a runner: the URL of its app's database, and who performs what is asked of it."""
 
 
 def enter_runner(url: str, performer: Performer | None) -> None:
-    """Let clients of this database go through the supervisor from now on; None: no longer."""
+    """Let clients of this database go to this performer from now on; None: no longer."""
     global _runner  # noqa: PLW0603  # a process is a runner or it is not
     _runner = None if performer is None else (url, performer)
 
@@ -246,35 +314,64 @@ class Client:
 
     # Invoking
 
-    def invoke(self, task: TaskName, payload: object = None, **options: Unpack[InvokeOptions]) -> Handle[Any]:
+    def invoke(
+        self,
+        task: TaskName,
+        payload: object = None,
+        *,
+        connection: OwnConnection | None = None,
+        **options: Unpack[InvokeOptions],
+    ) -> Handle[Any]:
         """Create an execution of the task, or of the task of this name, and return its handle.
 
+        :param connection: your own connection to the app's database, or session: the execution is created
+            in its transaction, when you commit that. Errors of the database come as your library raises them.
         :raises PayloadMismatch: if the payload does not fit; nothing is written then.
         :raises TooLarge: if it is larger than ``max_payload``: 1 MiB, or what ``CONDUCTOR_MAX_PAYLOAD`` says.
         :raises UsageError: if there is no such task, it is not invocable, or an option cannot be meant.
         """
-        return self.invoke_many(task, [Invocation(payload, **options)])[0]
+        return self.invoke_many(task, [Invocation(payload, **options)], connection=connection)[0]
 
     async def invoke_async(
-        self, task: TaskName, payload: object = None, **options: Unpack[InvokeOptions]
+        self,
+        task: TaskName,
+        payload: object = None,
+        *,
+        connection: OwnAsyncConnection | None = None,
+        **options: Unpack[InvokeOptions],
     ) -> Handle[Any]:
         """See :meth:`invoke`."""
-        return (await self.invoke_many_async(task, [Invocation(payload, **options)]))[0]
+        invocations = [Invocation(payload, **options)]
+        return (await self.invoke_many_async(task, invocations, connection=connection))[0]
 
-    def invoke_many(self, task: TaskName, payloads: Iterable[object]) -> builtins.list[Handle[Any]]:
+    def invoke_many(
+        self, task: TaskName, payloads: Iterable[object], *, connection: OwnConnection | None = None
+    ) -> builtins.list[Handle[Any]]:
         """Create one execution for each payload or :class:`Invocation`, all or none; return their handles.
 
-        Raises as :meth:`invoke`.
+        :param connection: as for :meth:`invoke`, which also tells what is raised.
         """
         name = arguments.task_name(task, "invoke(task)")
-        return self._handles(name, self._perform(self._invocations(name, payloads), Invoked))
+        invocations = self._invocations(name, payloads)
+        performer = self._performer()
+        if connection is None:
+            answer = performer.perform(invocations)
+        else:
+            answer = performer.perform_on(connection, invocations)
+        return self._handles(name, _expect(answer, Invoked))
 
     async def invoke_many_async(
-        self, task: TaskName, payloads: Iterable[object]
+        self, task: TaskName, payloads: Iterable[object], *, connection: OwnAsyncConnection | None = None
     ) -> builtins.list[Handle[Any]]:
         """See :meth:`invoke_many`."""
         name = arguments.task_name(task, "invoke(task)")
-        return self._handles(name, await self._perform_async(self._invocations(name, payloads), Invoked))
+        invocations = self._invocations(name, payloads)
+        performer = self._performer()
+        if connection is None:
+            answer = await performer.perform_async(invocations)
+        else:
+            answer = await performer.perform_on_async(connection, invocations)
+        return self._handles(name, _expect(answer, Invoked))
 
     def _invocations(self, task: str, payloads: Iterable[object]) -> InvokeMany:
         declared = self.find_task(task)
@@ -287,7 +384,9 @@ class Client:
             raise UsageError(f"invoke_many: expected a list of payloads, got {payloads!r}")
         encode = functools.partial(_encode_payload, task) if declared is None else declared.payload_to_json
         invocations = (one if isinstance(one, Invocation) else Invocation(one) for one in payloads)
-        return InvokeMany([one.new_execution(task, encode(one.payload)) for one in invocations])
+        by_key = None if declared is None else declared.spec.concurrency_by_key
+        path = None if by_key is None else by_key.key
+        return InvokeMany([one.new_execution(task, encode(one.payload), path) for one in invocations])
 
     def _handles(self, task: str, invoked: Invoked) -> builtins.list[Handle[Any]]:
         declared = self.find_task(task)

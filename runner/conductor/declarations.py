@@ -12,11 +12,13 @@ import msgspec
 
 from conductor import values
 from conductor_protocol.errors import UsageError
+from conductor_protocol.limits import check_path
 from conductor_protocol.manifest import (
     CatchUp,
     ChangeOperation,
     ChangeSpec,
     Day,
+    KeyLimitSpec,
     RetrySpec,
     ScheduleSpec,
     WindowSpec,
@@ -290,6 +292,56 @@ def change_specs(option: OnOption | None) -> tuple[ChangeSpec, ...]:
             f'on: expected DatabaseChange("public.contact", "insert"), or a list of these, got {option!r}'
         )
     return tuple(dict.fromkeys(one.spec for one in listed))
+
+
+class Limit:
+    """How many executions of a task may run at once, over all supervisors; with a key, of each key.
+
+    :param most: executions.
+    :param key: the payload's field that gives the key, such as ``"tenant"``, or a path such as
+        ``"order.tenant"``. None: all executions of the task count together.
+    :raises UsageError: if this is no limit.
+    """
+
+    def __init__(self, most: int, key: str | None = None) -> None:
+        if not isinstance(most, int) or isinstance(most, bool) or most < 1:
+            raise UsageError(f"Limit: expected a whole number of 1 or more, got {most!r}")
+        self.most = most
+        self.key = None if key is None else check_path(key, "Limit key")
+
+    def __repr__(self) -> str:
+        return f"Limit({self.most!r})" if self.key is None else f"Limit({self.most!r}, key={self.key!r})"
+
+
+ConcurrencyOption: TypeAlias = int | Limit | Sequence[int | Limit]
+
+
+def concurrency_limits(option: ConcurrencyOption | None) -> tuple[int | None, KeyLimitSpec | None]:
+    """Return what ``concurrency=`` means: the limit on all together, and that on each key.
+
+    :raises UsageError: if it is no limit, or holds two of a kind.
+    """
+    if option is None:
+        return None, None
+    listed: Sequence[object] = option if isinstance(option, list | tuple) else [option]
+    limits = [one if isinstance(one, Limit) else _plain_limit(one, option) for one in listed]
+    plain = [limit.most for limit in limits if limit.key is None]
+    by_key = [KeyLimitSpec(limit.most, limit.key) for limit in limits if limit.key is not None]
+    if not limits or len(plain) > 1 or len(by_key) > 1:
+        raise UsageError(
+            "concurrency: expected at most one limit without a key and one with a key, such as "
+            f'[50, Limit(2, key="tenant")], got {option!r}'
+        )
+    return next(iter(plain), None), next(iter(by_key), None)
+
+
+def _plain_limit(value: object, option: object) -> Limit:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise UsageError(
+            'concurrency: expected a whole number of 1 or more, Limit(20, key="tenant"), or a list of both, '
+            f"got {option!r}"
+        )
+    return Limit(value)
 
 
 class Retry:

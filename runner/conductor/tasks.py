@@ -12,17 +12,20 @@ import msgspec
 
 from conductor import values
 from conductor.declarations import (
+    ConcurrencyOption,
     CronOption,
     OnOption,
     Retry,
     WindowOption,
     change_specs,
+    concurrency_limits,
     retry_option,
     schedule_specs,
     window_specs,
 )
 from conductor.errors import PayloadMismatch, ResultMismatch
 from conductor_protocol.errors import UsageError
+from conductor_protocol.limits import rate_spec
 from conductor_protocol.manifest import INVOKE_EVENT, TASK_NAME, Isolation, TaskSpec
 from conductor_protocol.messages import Assignment
 from conductor_protocol.units import Duration, moment, seconds, size_in_bytes
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
     from typing_extensions import TypeVar as TypeVarWithDefault
 
     from conductor.client import Client, Handle, InvokeOptions
+    from conductor.connections import OwnAsyncConnection, OwnConnection
 
     Payload = TypeVarWithDefault("Payload", default=Any)
 else:
@@ -77,8 +81,11 @@ class TaskOptions(TypedDict, total=False):
     """Changes to a table, ``DatabaseChange("public.contact", "insert")``, or a list of these."""
     window: WindowOption
     """``("22:00", "06:00")``, a ``Window``, or a list of these. Default: always open."""
-    concurrency: int
-    """Most executions running at once, over all supervisors. Default: no limit."""
+    concurrency: ConcurrencyOption
+    """Most executions running at once, over all supervisors: a number; ``Limit(20, key="tenant")`` for each
+    value of a field of the payload; or a list of both. Default: no limit."""
+    rate: str
+    """Most starts in any period, over all supervisors: ``"100/minute"``, ``"10/30s"``. Default: no limit."""
     max_attempts: int
     """Default: 3."""
     retry: Retry
@@ -238,21 +245,37 @@ class Task(Generic[P, Called, Result]):
 
     # Invoking
 
-    def invoke(self, payload: object = None, **options: Unpack[InvokeOptions]) -> Handle[Result]:
+    def invoke(
+        self,
+        payload: object = None,
+        *,
+        connection: OwnConnection | None = None,
+        **options: Unpack[InvokeOptions],
+    ) -> Handle[Result]:
         """Create an execution; see :meth:`conductor.client.Client.invoke`."""
-        return self._client.invoke(self.name, payload, **options)
+        return self._client.invoke(self.name, payload, connection=connection, **options)
 
-    async def invoke_async(self, payload: object = None, **options: Unpack[InvokeOptions]) -> Handle[Result]:
+    async def invoke_async(
+        self,
+        payload: object = None,
+        *,
+        connection: OwnAsyncConnection | None = None,
+        **options: Unpack[InvokeOptions],
+    ) -> Handle[Result]:
         """See :meth:`invoke`."""
-        return await self._client.invoke_async(self.name, payload, **options)
+        return await self._client.invoke_async(self.name, payload, connection=connection, **options)
 
-    def invoke_many(self, payloads: Iterable[object]) -> list[Handle[Result]]:
+    def invoke_many(
+        self, payloads: Iterable[object], *, connection: OwnConnection | None = None
+    ) -> list[Handle[Result]]:
         """Create many executions; see :meth:`conductor.client.Client.invoke_many`."""
-        return self._client.invoke_many(self.name, payloads)
+        return self._client.invoke_many(self.name, payloads, connection=connection)
 
-    async def invoke_many_async(self, payloads: Iterable[object]) -> list[Handle[Result]]:
+    async def invoke_many_async(
+        self, payloads: Iterable[object], *, connection: OwnAsyncConnection | None = None
+    ) -> list[Handle[Result]]:
         """See :meth:`invoke_many`."""
-        return await self._client.invoke_many_async(self.name, payloads)
+        return await self._client.invoke_many_async(self.name, payloads, connection=connection)
 
 
 def is_async(function: Callable[..., object]) -> bool:
@@ -321,6 +344,8 @@ def _spec_named(name: str, function: Callable[..., object], options: TaskOptions
         raise UsageError(f'queue: expected a name such as queue="media", got {queue!r}')
     schedules = schedule_specs(options.get("cron"))
     changes = change_specs(options.get("on"))
+    concurrency, by_key = concurrency_limits(options.get("concurrency"))
+    rate = options.get("rate")
     return TaskSpec(
         name,
         queue=queue,
@@ -328,7 +353,9 @@ def _spec_named(name: str, function: Callable[..., object], options: TaskOptions
         schedules=schedules,
         changes=changes,
         windows=window_specs(options.get("window")),
-        concurrency=_count(options.get("concurrency"), "concurrency"),
+        concurrency=concurrency,
+        concurrency_by_key=by_key,
+        rate=None if rate is None else rate_spec(rate),
         max_attempts=_count(options.get("max_attempts", defaults.max_attempts), "max_attempts"),
         retry=retry_option(options.get("retry")).spec,
         timeout=_limit(options.get("timeout"), "timeout"),
@@ -347,8 +374,6 @@ def _flag(value: object) -> bool:
 
 
 def _count(value: Any, what: str) -> Any:
-    if value is None and what == "concurrency":
-        return None
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise UsageError(f"{what}: expected a whole number of 1 or more, got {value!r}")
     return value

@@ -39,25 +39,33 @@ class Aftermath(Struct, frozen=True):
     """Executions, with their claims, whose handlers had been called and had not ended."""
     complete: bool = False
     """There were recorders, and all could be read: nothing else had begun."""
+    supervisor: str | None = None
+    """Whose runners they were, where that is known."""
     reports: tuple[Report, ...] = ()
     """How attempts ended that had ended, as far as the supervisor may not have heard of it."""
 
-    def may_have_begun(self, held: tuple[str, int]) -> bool:
-        """Tell whether the handler of an (execution, claim) may have been called."""
-        return held in self.begun or not self.complete
+    def may_have_begun(self, supervisor: str, held: tuple[str, int]) -> bool:
+        """Tell whether the handler of a supervisor's (execution, claim) may have been called."""
+        return held in self.begun or not self.complete or supervisor != self.supervisor
 
 
-def read(folder: Path) -> Aftermath:
-    """Read every recorder in a runtime folder. No runner that writes there may be alive any more."""
-    return understood([page for recorder in _recorders(folder) for page in _read_one(recorder)])
+def read(folder: Path, supervisor: str | None) -> Aftermath:
+    """Read every recorder in a runtime folder. No runner that writes there may be alive any more.
+
+    :param supervisor: the one that was there last.
+    """
+    return understood([page for recorder in _recorders(folder) for page in _read_one(recorder)], supervisor)
 
 
-def understood(pages: Sequence[tuple[Reading | None, list[Report]]]) -> Aftermath:
+def understood(
+    pages: Sequence[tuple[Reading | None, list[Report]]], supervisor: str | None = None
+) -> Aftermath:
     """Return what the pages of all dead runners tell together, each with the reports that it keeps."""
     readings = [reading for reading, _ in pages]
     return Aftermath(
         frozenset((one.execution, one.claim) for one in readings if one and one.execution is not None),
         complete=bool(readings) and None not in readings,
+        supervisor=supervisor,
         reports=tuple(report for _, kept in pages for report in kept),
     )
 

@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping
 from conductor_protocol.birth import MARK
 from conductor_protocol.manifest import Manifest
 from conductor_supervisor.clock import CLOCK_FILE
+from conductor_supervisor.lease import RENEWALS
 from conductor_supervisor.readers import suggestion
 from conductor_supervisor.settings import (
     DATABASE_VARIABLE,
@@ -19,8 +20,9 @@ from conductor_supervisor.settings import (
 )
 from conductor_supervisor.store.location import locate
 
-INTERNAL = frozenset({CLOCK_FILE, MARK})
-"""Variables that are no settings: tests set the clock by one, and what a runner starts has the other."""
+INTERNAL = frozenset({CLOCK_FILE, MARK, RENEWALS})
+"""Variables that are no settings: tests set the clock and renew a lease by two, and what a runner starts has
+the third."""
 
 
 def cautions(settings: Settings, manifest: Manifest, environment: Mapping[str, str]) -> list[str]:

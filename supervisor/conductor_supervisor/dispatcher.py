@@ -73,6 +73,7 @@ class Dispatcher:
         self._on(m.Failed, self.failed)
         self._on(m.Released, self.released)
         self._on(m.Interrupted, self.interrupted)
+        self._on(m.Began, self._began)
         self._on(m.Progress, self._progress)
         self._on(m.Worn, self._worn)
         self._on(m.Heartbeat, self._heartbeat)
@@ -88,6 +89,7 @@ class Dispatcher:
         if runner is None:
             return
         runner.heard = time.monotonic()
+        runner.heard_until = runner.live_until
         if isinstance(message, m.Hello):
             runner.channels.add(channel)
         self._methods[type(message)](runner, message)
@@ -122,7 +124,9 @@ class Dispatcher:
             settings.end_grace,
             settings.recycle_executions,
             settings.recycle_memory,
+            self._work.lease.live_until,
         )
+        runner.live_until = welcome.live_until
         self._work.router.send(runner.number, hello.channel, welcome)
         if runner.channels == {"data", "control"}:
             self._joined(runner)
@@ -288,6 +292,11 @@ class Dispatcher:
         else:
             runner.ended = (held.id, held.claim)
         return held
+
+    def _began(self, runner: Runner, began: m.Began) -> None:
+        held = runner.held.get(began.execution)
+        if held is not None and held.claim == began.claim:
+            self._work.began(held)
 
     def _progress(self, runner: Runner, progress: m.Progress) -> None:
         held = runner.held.get(progress.execution)

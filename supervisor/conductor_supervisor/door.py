@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable
 from weakref import WeakSet
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from conductor_protocol.operations import MAX_PAYLOAD, Answer, Operation
+from conductor_protocol.operations import MAX_PAYLOAD, Answer, Invoked, InvokeMany, Operation
 from conductor_supervisor.clock import clock_from_environment
 from conductor_supervisor.errors import StoreError
 from conductor_supervisor.runtime import RUNTIME_VARIABLE, find_runtime_folder, poke
 from conductor_supervisor.store.database import Database, reason
-from conductor_supervisor.store.perform import is_write, perform
+from conductor_supervisor.store.dialect import Executor
+from conductor_supervisor.store.location import Location, PostgresLocation, locate
+from conductor_supervisor.store.perform import invoke, is_write, perform
+from conductor_supervisor.store.postgresql import announce
 
 MAX_PAYLOAD_VARIABLE = "CONDUCTOR_MAX_PAYLOAD"
 """Environment variable that says how many bytes a payload may have, as the setting ``max_payload`` does."""
@@ -51,11 +55,42 @@ class Door:
                     return perform(connection, operation, clock_from_environment().now())
             with database.writing() as connection:
                 answer = perform(connection, operation, clock_from_environment().now(), self._max_payload)
+                database.announce(connection)
         except SQLAlchemyError as error:
             raise StoreError(f"{database.url_for_people} cannot be used: {reason(error)}") from error
         database.check_in_place()
         poke(self._folder)
         return answer
+
+    def perform_on(self, connection: object, operation: InvokeMany) -> Answer:
+        """Perform an operation inside the caller's transaction, on a connection of the caller's own.
+
+        It is done when the caller commits. Our own database is not opened.
+
+        :raises UsageError: if it is no connection, is awaited, or leads to another database.
+        :raises StoreError: if there are no tables of Conductor's, or not those of this version.
+        """
+        from conductor_supervisor.store.borrowing import write_on
+
+        location = locate(self._url)
+        return write_on(connection, location, self._invoking(operation, location))
+
+    async def perform_on_async(self, connection: object, operation: InvokeMany) -> Answer:
+        """See :meth:`perform_on`; for connections that are awaited."""
+        from conductor_supervisor.store.borrowing import write_on_async
+
+        location = locate(self._url)
+        return await write_on_async(connection, location, self._invoking(operation, location))
+
+    def _invoking(self, operation: InvokeMany, location: Location) -> Callable[[Executor], Answer]:
+        def work(connection: Executor) -> Answer:
+            answer = invoke(connection, operation, clock_from_environment().now(), self._max_payload)
+            # SQLite has no word to send with a commit: there the supervisor looks often.
+            if isinstance(location, PostgresLocation) and isinstance(answer, Invoked) and any(answer.created):
+                announce(connection, location.schema)
+            return answer
+
+        return work
 
     def close(self) -> None:
         """Close the database, if it is open. The door opens again when it is used."""

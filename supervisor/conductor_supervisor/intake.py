@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
-from conductor_protocol.manifest import CatchUp
+from conductor_protocol.manifest import CatchUp, TaskSpec
 from conductor_protocol.units import MICROSECONDS, Instant, counted
 from conductor_supervisor import placing
 from conductor_supervisor.journal import Journal
@@ -23,7 +23,7 @@ from conductor_supervisor.store.executions import Wanted
 from conductor_supervisor.store.schedules import Firing
 from conductor_supervisor.store.tasks import Kind
 from conductor_supervisor.work import Work
-from conductor_supervisor.writes import Claim, Fire, Look, Seen, Sweep, Taken
+from conductor_supervisor.writes import Brought, Claim, Fire, Look, Seen, Sweep
 
 if TYPE_CHECKING:
     from conductor_supervisor.rules.cron import Cron
@@ -88,6 +88,17 @@ class Queue(NamedTuple):
     suspects: bool = False
 
 
+class Full(NamedTuple):
+    """A task has used up its rate: none of its executions can start within this time."""
+
+    since: Instant
+    until: Instant
+
+    def at(self, now: Instant) -> bool:
+        """Tell whether it is full at this moment; a clock that has gone back tells nothing."""
+        return self.since <= now < self.until
+
+
 class Intake:
     """Looks, claims, fires and sweeps."""
 
@@ -108,6 +119,8 @@ class Intake:
         """Monotonic moment of the next look after one that failed, or after a claim that did."""
         self._next_due: Instant | None = None
         self._open: dict[str, bool] = {}
+        self._full: dict[str, Full] = {}
+        """Tasks that have used up their rate."""
         self._sweep_at = time.monotonic()
         self.paused: set[tuple[Kind, str]] = set()
 
@@ -119,6 +132,7 @@ class Intake:
         self._schedules = schedules
         self._queues = _by_queue(self._work.tasks.values())
         self._open.clear()
+        self._full.clear()
         self.stir()
         self.look()
 
@@ -137,7 +151,9 @@ class Intake:
 
     def ended(self, held: Held, ending: Ending) -> None:
         """An ending is committed: a place under a limit may be free, or the execution may be due again."""
-        if ending.state == "ready" or held.task.spec.concurrency is not None or held.runs_alone:
+        spec = held.task.spec
+        frees_a_place = spec.concurrency is not None or spec.concurrency_by_key is not None
+        if ending.state == "ready" or frees_a_place or held.runs_alone:
             self.stir(held.task.pool)
         elif self._work.roster.survivors:
             self.stir(held.task.pool)  # its runner may have nothing in hand now, for which survivors wait
@@ -164,6 +180,7 @@ class Intake:
             self._look_again_at = None
             self._look_wanted = True
         self._notice_openings(now)
+        self._notice_free_places(now)
         if time.monotonic() >= self._sweep_at:
             self._sweep()
 
@@ -185,6 +202,7 @@ class Intake:
         moments = [s.next_at for s in self._schedules]
         if self._next_due is not None:
             moments.append(self._next_due)
+        moments += [full.until for full in self._full.values()]
         for task in self._work.tasks.values():
             change = task.windows.next_change(now)
             if change is not None:
@@ -219,18 +237,25 @@ class Intake:
                 self.stir(task.pool)
             self._open[task.spec.name] = is_open
 
+    def _notice_free_places(self, now: Instant) -> None:
+        """A rate that allows another start makes its task's pool worth a claim."""
+        for name, full in list(self._full.items()):
+            if not full.at(now):
+                del self._full[name]
+                self.stir(self._work.tasks[name].pool)
+
     # Claiming
 
     def _claim(self, queue: Queue, now: Instant) -> None:
         waiting = self._work.roster.waiting
-        if self._work.draining or any(Queue(h.task.pool, h.suspect) == queue for h in waiting):
+        if self._work.closed or any(Queue(h.task.pool, h.suspect) == queue for h in waiting):
             return
         places = placing.places(self._work.roster, queue.pool)
         if not places.has_room(queue.suspects):
             return
         only = queue.suspects if queue.pool.isolation == "shared" else None
         wanted = [
-            Wanted(task.spec.name, places.room(task, queue.suspects), task.spec.concurrency, only)
+            _wanted(task.spec, places.room(task, queue.suspects), only)
             for task in self._queues[queue]
             if self._may_start(task, now)
         ]
@@ -257,13 +282,18 @@ class Intake:
             ("task", task.spec.name) not in self.paused
             and ("queue", task.spec.queue) not in self.paused
             and task.windows.is_open(now)
+            and task.spec.name not in self._full
         )
 
-    def _claimed(self, queue: Queue, taken: list[Taken]) -> None:
+    def _claimed(self, queue: Queue, brought: Brought) -> None:
         self._claiming.discard(queue)
-        if taken:
+        now = self._work.clock.now()
+        for name, until in brought.full_until.items():
+            if name in self._work.tasks:  # else newer code has been adopted meanwhile
+                self._full[name] = Full(now, until)
+        if brought.taken:
             self._dry.discard(queue)
-        self._work.take(taken)
+        self._work.take(brought.taken)
 
     def _claim_refused(self, queue: Queue, message: str) -> None:
         self._claiming.discard(queue)
@@ -305,6 +335,18 @@ class Intake:
 
     def _sweep_refused(self, message: str) -> None:
         log.error("expired executions could not be removed: %s", message)
+
+
+def _wanted(spec: TaskSpec, at_most: int, suspects: bool | None) -> Wanted:
+    by_key = spec.concurrency_by_key
+    return Wanted(
+        spec.name,
+        at_most,
+        spec.concurrency,
+        None if by_key is None else by_key.most,
+        spec.rate,
+        suspects,
+    )
 
 
 def _by_queue(tasks: Iterable[Task]) -> dict[Queue, list[Task]]:

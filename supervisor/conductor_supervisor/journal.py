@@ -25,7 +25,7 @@ from sqlalchemy import Connection
 from conductor_supervisor.clock import Clock
 from conductor_supervisor.errors import StoreError
 from conductor_supervisor.store.database import Database, Undecided, is_damaged, is_transient
-from conductor_supervisor.writes import Effect, Write, apply
+from conductor_supervisor.writes import Effect, Write, apply, makes_work
 
 LOOK_INTERVAL = 0.2
 """Seconds between looks whether another process has changed the database, where nobody poked us."""
@@ -39,15 +39,24 @@ log = logging.getLogger(__name__)
 class Journal:
     """Commits writes in groups and hands back their effects."""
 
-    def __init__(self, database: Database, clock: Clock, changed: Effect, member: str | None = None) -> None:
-        """``changed`` is an effect too: somebody else has committed to the database.
+    def __init__(
+        self,
+        database: Database,
+        clock: Clock,
+        changed: Effect,
+        member: str | None = None,
+        look_interval: Callable[[], float] = lambda: LOOK_INTERVAL,
+    ) -> None:
+        """``changed`` is an effect too: somebody else may have committed to the database.
 
         :param member: our name, where supervisors need a lease.
+        :param look_interval: tells the seconds between looks for that.
         """
         self._database = database
         self._clock = clock
         self._changed = changed
         self._member = member
+        self._look_interval = look_interval
         self._writes: SimpleQueue[list[Write] | None] = SimpleQueue()
         self._gathered: list[Write] = []
         self._effects: deque[Effect] = deque()
@@ -134,7 +143,7 @@ class Journal:
                 if group:
                     self._give_back(self._commit(group))
                 if time.monotonic() >= look_at:
-                    look_at = time.monotonic() + LOOK_INTERVAL
+                    look_at = time.monotonic() + self._look_interval()
                     self._look()
         except BaseException as failure:  # noqa: BLE001 - whatever it is, the loop must hear of it and stop
             self._failure = failure
@@ -226,9 +235,13 @@ class Journal:
             self._tries = 0
 
     def _make_together(self, group: list[Write]) -> list[Effect]:
-        return self._database.transact(
-            lambda connection: apply(connection, group, self._clock.now(), self._member)
-        )
+        return self._database.transact(partial(self._apply, group))
+
+    def _apply(self, group: list[Write], connection: Connection) -> list[Effect]:
+        effects = apply(connection, group, self._clock.now(), self._member)
+        if any(map(makes_work, group)):
+            self._database.announce(connection, self._member or "")
+        return effects
 
     def _make_each(self, group: list[Write]) -> list[Effect]:
         """Make the writes of a group of which some is bad: each under a savepoint of its own."""
@@ -239,7 +252,7 @@ class Journal:
     def _make_alone(self, connection: Connection, write: Write) -> list[Effect]:
         try:
             with connection.begin_nested():
-                return apply(connection, [write], self._clock.now(), self._member)
+                return self._apply([write], connection)
         except Exception as error:
             if is_transient(error) or is_damaged(error):
                 raise

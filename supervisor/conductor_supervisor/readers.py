@@ -13,6 +13,7 @@ from typing import Literal, TypeAlias, get_args
 import msgspec
 
 from conductor_protocol.errors import UsageError
+from conductor_protocol.limits import check_path, rate_spec
 from conductor_protocol.manifest import TASK_NAME, Day, WindowSpec
 from conductor_protocol.units import seconds, size_in_bytes, size_in_words
 from conductor_supervisor.rules.windows import Windows
@@ -24,6 +25,10 @@ LogLevel: TypeAlias = Literal["debug", "info", "warning", "error"]
 
 LARGEST_PAYLOAD = 8 * 1024 * 1024
 """Bytes. Payloads and results travel whole, and must fit well into a frame of the wire."""
+
+
+SHORTEST_LEASE = 3.0
+"""Seconds. A tenth of it lies between renewals, and a fifteenth between our killing and the runners' own."""
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:
@@ -74,6 +79,14 @@ def positive_duration(value: object, what: str) -> float:
     number = duration(value, what)
     if number == 0:
         raise UsageError(f"{what}: expected more than zero, got {value!r}")
+    return number
+
+
+def lease(value: object, what: str) -> float:
+    """Read how long a lease lasts, in seconds."""
+    number = duration(value, what)
+    if number < SHORTEST_LEASE:
+        raise UsageError(f"{what}: expected {SHORTEST_LEASE:g}s or more, got {value!r}")
     return number
 
 
@@ -156,6 +169,44 @@ def named_tables(keys: Mapping[str, Reader]) -> Reader:
         return {name: table(entry, f"{what}.{name}", keys) for name, entry in value.items()}
 
     return read
+
+
+# Limits over all supervisors
+
+
+def rate(value: object, what: str) -> dict[str, object]:
+    """Read a number of starts in a period."""
+    return msgspec.structs.asdict(rate_spec(value, what))
+
+
+def concurrency(value: object, what: str) -> dict[str, object]:
+    """Read a limit on what runs at once, or one without and one with a key; ``false`` for none."""
+    if value is False:
+        return {}
+    limits = [_limit(one, what) for one in (value if isinstance(value, list) else [value])]
+    plain = [limit for limit in limits if "key" not in limit]
+    by_key = [limit for limit in limits if "key" in limit]
+    if not limits or len(plain) > 1 or len(by_key) > 1:
+        raise UsageError(
+            f"{what}: expected at most one limit without a key and one with a key, such as "
+            f'[50, {{limit = 2, key = "tenant"}}], got {value!r}'
+        )
+    return {
+        "plain": plain[0]["limit"] if plain else None,
+        "by_key": {"most": by_key[0]["limit"], "key": by_key[0]["key"]} if by_key else None,
+    }
+
+
+def _limit(value: object, what: str) -> dict[str, object]:
+    if not isinstance(value, dict):
+        return {"limit": count(value, what)}
+    if "limit" not in value:
+        raise UsageError(f'{what}: expected {{limit = 2, key = "tenant"}}, got {value!r}')
+    return table(value, what, LIMIT)
+
+
+LIMIT: dict[str, Reader] = {"limit": count, "key": check_path}
+"""The keys of a limit that is written as a table."""
 
 
 # Windows

@@ -50,10 +50,18 @@ class Task:
         self.seconds: float | None = None
         """How long its runs take of late; None until the first has ended."""
 
+    @property
+    def handed_singly(self) -> bool:
+        """Whether nothing may wait behind an execution in its runner's hands, nor it behind others for long.
+
+        A fresh runner takes only one. And a start that a rate has given a place should come soon.
+        """
+        return self.pool.isolation == "fresh" or self.spec.rate is not None
+
     def took(self, seconds: float) -> None:
         """Learn from a run: at once when it was long, slowly when it was short."""
-        if self.pool.isolation == "fresh":
-            return  # and so it stays unknown, which makes each execution the only one in its runner's hands
+        if self.handed_singly:
+            return  # and so it stays unknown, which is taken for long
         if self.seconds is None or seconds > self.seconds:
             self.seconds = seconds
         else:
@@ -119,6 +127,8 @@ class Held:
     step_deadline: float | None = None
     progress: ProgressView | None = None
     progress_kept: bool = True
+    start_noted: bool = False
+    """Of a task with a rate: its start is written down."""
 
     @property
     def id(self) -> str:
@@ -152,6 +162,10 @@ class Runner:
     child: Child
     heard: float
     """When it was last heard, monotonic; at first, when it was started."""
+    live_until: float | None = None
+    """Until when we have told it that it may live, by ``uptime``; None: for ever, or nothing yet."""
+    heard_until: float | None = None
+    """The same as it was when the runner was last heard: so much has reached it."""
     phase: RunnerPhase = "starting"
     channels: set[str] = field(default_factory=set)
     held: dict[str, Held] = field(default_factory=dict)
@@ -171,6 +185,8 @@ class Runner:
     kill_sent: bool = False
     memory_seen: float = 0.0
     """Monotonic moment of the last look at its memory."""
+    lost: bool = False
+    """It ends because our lease was not renewed; who was idle needs no line in the log."""
     silence_told: bool = False
     """A silence that goes on has been logged."""
 

@@ -39,6 +39,7 @@ LONGEST_SOCKET_NAME = 16
 
 _SOCKET_PATH = 103 if sys.platform == "darwin" else 107
 _PRIVATE = 0o700
+_OF_OTHERS = 0o077
 
 
 def runtime_folder(url: str, override: str | None = None) -> Path:
@@ -102,7 +103,7 @@ def _make_private(folder: Path) -> None:
             f"the runtime folder {folder} belongs to user {found.st_uid}, not to you ({os.getuid()}); "
             f"name another one with --runtime or {RUNTIME_VARIABLE}"
         )
-    if mode := stat.S_IMODE(found.st_mode) & ~_PRIVATE:
+    if mode := stat.S_IMODE(found.st_mode) & _OF_OTHERS:
         raise SupervisorError(
             f"others may look into the runtime folder {folder} (mode {stat.S_IMODE(found.st_mode):o}, "
             f"{mode:o} too much); write: chmod 700 {folder}"
@@ -114,6 +115,8 @@ class Holder(Struct, frozen=True):
 
     pid: int
     since: str
+    name: str | None = None
+    """What it is called among the supervisors of its database."""
 
     def __str__(self) -> str:
         return f"process {self.pid}, since {self.since}"
@@ -121,10 +124,10 @@ class Holder(Struct, frozen=True):
 
 def holder_of(lock: Path) -> Holder | None:
     """Return who took a lock last, be it held still or not; None: the file does not tell."""
-    with contextlib.suppress(OSError):
-        pid, _, since = lock.read_text(errors="replace").strip().partition(" ")
-        if pid.isascii() and pid.isdigit() and since:
-            return Holder(int(pid), since)
+    with contextlib.suppress(OSError, ValueError):
+        pid, since, *name = lock.read_text(errors="replace").split()
+        if pid.isascii() and pid.isdigit():
+            return Holder(int(pid), since, name[0] if name else None)
     return None
 
 
@@ -134,9 +137,13 @@ class Lock:
     The file stays behind: removing it would let two processes hold two files of one name.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, name: str = "") -> None:
+        """:param name: what to tell of us beside our process id and the time."""
         self._path = path
+        self._name = name
         self._descriptor: int | None = None
+        self.former: str | None = None
+        """Once we hold it: the name of who held it before us, if that had one."""
 
     def acquire(self) -> None:
         """Take the lock and write our process id and the time into it.
@@ -153,7 +160,9 @@ class Lock:
         except BlockingIOError:
             os.close(descriptor)
             raise AlreadyRunning(self._sentence(holder_of(self._path))) from None
-        note = f"{os.getpid()} {datetime.now(UTC).isoformat(timespec='seconds')}\n"
+        before = holder_of(self._path)
+        self.former = None if before is None else before.name
+        note = f"{os.getpid()} {datetime.now(UTC).isoformat(timespec='seconds')} {self._name}".rstrip() + "\n"
         os.ftruncate(descriptor, 0)
         os.write(descriptor, note.encode())
         self._descriptor = descriptor
@@ -181,9 +190,9 @@ class Lock:
         self.release()
 
 
-def folder_lock(folder: Path) -> Lock:
+def folder_lock(folder: Path, name: str = "") -> Lock:
     """Return the lock of a runtime folder: one supervisor for each."""
-    return Lock(folder / LOCK)
+    return Lock(folder / LOCK, name)
 
 
 def database_lock(url: str) -> AbstractContextManager[object]:

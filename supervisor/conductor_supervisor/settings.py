@@ -15,7 +15,7 @@ import msgspec
 from msgspec import UNSET, Struct, UnsetType, field
 
 from conductor_protocol.errors import UsageError
-from conductor_protocol.manifest import Manifest, WindowSpec
+from conductor_protocol.manifest import KeyLimitSpec, Manifest, RateSpec, WindowSpec
 from conductor_supervisor import readers
 from conductor_supervisor.readers import LogLevel, Reader
 
@@ -42,10 +42,18 @@ class QueueSettings(Struct, frozen=True):
     """Runners that serve this queue alone."""
 
 
+class ConcurrencySetting(Struct, frozen=True):
+    """What operators say about how much of a task runs at once; it takes the place of both limits."""
+
+    plain: int | None = None
+    by_key: KeyLimitSpec | None = None
+
+
 class TaskOverride(Struct, frozen=True, kw_only=True):
     """What operators say about one task, named as in ``TaskSpec``; what is unset stays as in the code."""
 
-    concurrency: int | UnsetType | None = UNSET
+    concurrency: ConcurrencySetting | UnsetType = UNSET
+    rate: RateSpec | UnsetType | None = UNSET
     timeout: float | UnsetType | None = UNSET
     memory: int | UnsetType | None = UNSET
     hang_after: float | UnsetType | None = UNSET
@@ -83,6 +91,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     timezone: str | None = None
     """Wins over the app's."""
     heartbeat: float = 1.0
+    lease: float = 30.0
+    """How long a supervisor that shares its database may be away before others take its executions."""
     max_payload: int = MEBIBYTE
     max_result: int = MEBIBYTE
     runtime: str | None = None
@@ -207,7 +217,8 @@ QUEUE: dict[str, Reader] = {"runners": readers.count}
 """The keys of ``[queues.NAME]``."""
 
 TASK: dict[str, Reader] = {
-    "concurrency": readers.unless_false(readers.count),
+    "concurrency": readers.concurrency,
+    "rate": readers.unless_false(readers.rate),
     "timeout": readers.unless_false(readers.positive_duration),
     "memory": readers.unless_false(readers.positive_size),
     "hang_after": readers.unless_false(readers.positive_duration),
@@ -319,6 +330,14 @@ SETTINGS: tuple[Setting, ...] = (
         meaning="how often a runner says that it is alive",
         default="1 s",
         example='"1s"',
+    ),
+    Setting(
+        name="lease",
+        read=readers.lease,
+        meaning="where several supervisors share a database: how long one may be away before others take its "
+        "executions; after two thirds of it its runners have ended; at least 3 s",
+        default="30 s",
+        example='"30s"',
     ),
     Setting(
         name="max_payload",

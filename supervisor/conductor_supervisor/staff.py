@@ -17,6 +17,7 @@ from typing import get_args
 from conductor_protocol.messages import Report, Stop
 from conductor_protocol.operations import CrashReport, Stream
 from conductor_protocol.units import counted, in_words
+from conductor_protocol.uptime import has_passed
 from conductor_supervisor import endings
 from conductor_supervisor.nursery import Nursery
 from conductor_supervisor.processes.leftovers import Leftovers, adopt_orphans
@@ -43,6 +44,9 @@ MOST_REASON = 300
 
 RESTART_DELAYS = (0.0, 0.5, 1.0, 2.0, 5.0, 15.0, 30.0)
 """Seconds before a runner is started again in a slot whose last ones died before they were ready."""
+
+LEASE_OVER = "the lease of its supervisor was not renewed"
+"""The cause of death of what a supervisor without a lease has run."""
 
 READING_TIME = 0.005
 """Seconds of a turn of the loop that go to what runners print, at most; asks wait meanwhile."""
@@ -171,6 +175,7 @@ class Staff:
     def joined(self, runner: Runner) -> None:
         """Let a runner that has said hello on both channels take work."""
         runner.phase = "ready"
+        runner.child.bind_group()
         runner.slot.failures = 0
         runner.slot.note = self._nursery.note if runner.slot.pool.isolation == "fresh" else ""
         log.debug("runner %d is ready (process %d)", runner.slot.number, runner.child.pid)
@@ -307,10 +312,30 @@ class Staff:
         self._killing = True
         self.reap()
         for runner in self._roster.runners.values():
-            first = runner.first()
-            if first is not None and runner.stop_order is None:
-                runner.stop_order = StopOrder(None if runner.shared else first, "stopped", cause, reason)
+            runner.stop_order = runner.stop_order or self._order_to_all(runner, cause, reason)
             self.kill(runner)
+
+    def _order_to_all(self, runner: Runner, cause: str, reason: str) -> StopOrder | None:
+        """Return why a runner ends that nothing in it is to blame for; None if it has nothing in hand."""
+        first = runner.first()
+        if first is None:
+            return None
+        return StopOrder(None if runner.shared else first, "stopped", cause, reason)
+
+    def lose_all(self) -> None:
+        """Kill every runner, for our lease was not renewed; :meth:`go_on` starts others."""
+        for runner in self._roster.runners.values():
+            runner.lost = True
+            if runner.phase == "starting":
+                runner.stop_said = True
+            else:
+                runner.phase = "stopping"
+        self.kill_all(LEASE_OVER, "lease")
+
+    def go_on(self) -> None:
+        """Have runners again."""
+        self._killing = False
+        self.fill()
 
     def look_after_template(self) -> None:
         """End a template of fresh runners that takes too long."""
@@ -359,6 +384,7 @@ class Staff:
                 self.outputs.remove(output)
                 output.read_to_end()
         held_nothing = not runner.held
+        self._note_dead_mans_timer(runner, ended)
         in_order = not self._settle(runner, ended) and runner.stop_said and ended.returncode == 0
         del self._roster.runners[runner.number]
         self._router.forget(runner.number)
@@ -372,9 +398,16 @@ class Staff:
             self._start_later(slot, f"{exit_in_words(ended.returncode)} before it was ready{printed}")
         elif not in_order and not unwanted:
             slot.restarts += 1
-            if held_nothing:
+            deaf = ended.returncode == -signal.SIGKILL and has_passed(runner.heard_until)
+            if held_nothing and not runner.lost and not deaf:
                 log.warning("runner %d %s", slot.number, _end_of_idle(runner, ended))
         runner.child.close()
+
+    def _note_dead_mans_timer(self, runner: Runner, ended: Exit) -> None:
+        """See if it has died because we have not told it to live on: that is nobody's fault in it."""
+        if ended.returncode == -signal.SIGKILL and has_passed(runner.live_until):
+            runner.lost = True
+            runner.stop_order = runner.stop_order or self._order_to_all(runner, LEASE_OVER, "lease")
 
     def _end_leftovers(self, runner: Runner) -> None:
         """End what a dead runner has started, before anyone runs its execution again."""
@@ -394,7 +427,7 @@ class Staff:
             self._reported(runner, report)
         if found.running is not None:
             held = in_hand[found.running]
-            cause = self._sentence(found, ended, kill)
+            cause = self._sentence(found, ended, kill, runner)
             crash = self._crash_report(found, cause, ended, runner, found.running)
             runner.take_back(*found.running)
             self._end(held, runner.stop_order if kill is not None else None, crash)
@@ -427,7 +460,7 @@ class Staff:
                 crash = self._crash_report(seen, cause, ended, runner, key)
                 self._work.end(held, endings.suspected(held, crash, self._work.clock.now()))
             else:
-                cause = self._sentence(seen, ended, kill)
+                cause = self._sentence(seen, ended, kill, runner)
                 self._end(held, order, self._crash_report(seen, cause, ended, runner, key))
         for held in list(runner.held.values()):
             runner.take_back(held.id, held.claim)
@@ -449,9 +482,11 @@ class Staff:
             )
         return found, kill
 
-    def _sentence(self, found: Blame, ended: Exit, kill: Kill | None) -> str:
-        no_memory = ended.returncode == -signal.SIGKILL and self._out_of_memory.happened()
-        return sentence(found, ended.returncode, kill, no_memory=no_memory)
+    def _sentence(self, found: Blame, ended: Exit, kill: Kill | None, runner: Runner) -> str:
+        killed = ended.returncode == -signal.SIGKILL
+        no_memory = killed and self._out_of_memory.happened()
+        deaf = killed and has_passed(runner.heard_until)
+        return sentence(found, ended.returncode, kill, no_memory=no_memory, deaf=deaf)
 
     def _crash_report(
         self, found: Blame, cause: str, ended: Exit, runner: Runner, held: tuple[str, int]

@@ -10,42 +10,45 @@ import logging
 import math
 import os
 import signal
+import socket
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
 import uuid_utils
 import zmq
-from sqlalchemy.exc import SQLAlchemyError
 
 from conductor_protocol.manifest import Manifest
 from conductor_protocol.messages import Report
 from conductor_protocol.units import counted, in_words
-from conductor_supervisor import aftermath, control
-from conductor_supervisor.aftermath import Aftermath
+from conductor_protocol.uptime import uptime
+from conductor_supervisor import control
 from conductor_supervisor.clock import Clock, clock_from_environment
 from conductor_supervisor.dispatcher import Dispatcher
-from conductor_supervisor.errors import StoreError, SupervisorError
-from conductor_supervisor.generation import pools_of, schedules_of, tasks_of
+from conductor_supervisor.errors import SupervisorError
+from conductor_supervisor.generation import pools_of, tasks_of
 from conductor_supervisor.intake import Intake, Schedule
-from conductor_supervisor.journal import Journal
+from conductor_supervisor.journal import LOOK_INTERVAL, Journal
+from conductor_supervisor.lease import Lease, lease_from_environment, renew_from_environment
+from conductor_supervisor.leasing import Leasing
+from conductor_supervisor.neighbours import Neighbours
 from conductor_supervisor.notify import ServiceManager
 from conductor_supervisor.overrides import effective
 from conductor_supervisor.overview import overview
-from conductor_supervisor.processes import leftovers
+from conductor_supervisor.preparing import prepare
 from conductor_supervisor.processes.usage import Meter
 from conductor_supervisor.reload import Reloading
 from conductor_supervisor.roster import Held, Roster, Runner, Task
 from conductor_supervisor.router import Router
-from conductor_supervisor.runtime import PokeSocket, database_lock, folder_lock, runtime_folder
+from conductor_supervisor.runtime import PokeSocket, database_lock, folder_lock, poke, runtime_folder
 from conductor_supervisor.settings import Settings, database_url
 from conductor_supervisor.staff import Staff
-from conductor_supervisor.store import attempts, changes, executions, schedules, tasks
 from conductor_supervisor.store.attempts import Ending
-from conductor_supervisor.store.database import Database, reason
-from conductor_supervisor.store.schedules import Firing
+from conductor_supervisor.store.database import Database
+from conductor_supervisor.store.leases import Member
 from conductor_supervisor.transcripts import Transcripts
 from conductor_supervisor.watch import Watch
 from conductor_supervisor.work import Work
@@ -100,18 +103,15 @@ def run(
         database = Database.open(url)
         stack.callback(database.close)
         folder = runtime_folder(url, settings.runtime)
-        stack.enter_context(folder_lock(folder))
+        me = Member(str(uuid_utils.uuid7()), socket.gethostname(), os.getpid(), manifest.app, clock.now())
+        former = stack.enter_context(folder_lock(folder, me.id)).former
         stack.enter_context(database_lock(url))
-        _begin_alone(folder)
-        left = aftermath.read(folder)
         known = tasks_of(specs, zone, settings)
-        try:
-            database.migrate()
-            cron = _prepare(database, known, zone, clock, left)
-        except SQLAlchemyError as error:
-            raise StoreError(f"{database.url_for_people} cannot be used: {reason(error)}") from error
-        aftermath.sweep(folder)
+        lease = Lease(settings.lease, uptime()) if database.shared else lease_from_environment(settings.lease)
+        cron = prepare(database, folder, former, known, zone, clock, me, settings.lease)
         supervisor = Supervisor(
+            me,
+            lease,
             settings,
             manifest,
             known,
@@ -128,55 +128,13 @@ def run(
         return supervisor.run(loop_begins)
 
 
-def _begin_alone(folder: Path) -> None:
-    """End what the last supervisor's runners have left, if it died."""
-    left = leftovers.end_those_of_the_last_supervisor(folder)
-    if left:
-        log.warning("processes of the last supervisor that were still alive and are killed: %d", left)
-
-
-def _prepare(
-    database: Database, known: Mapping[str, Task], zone: str, clock: Clock, left: Aftermath
-) -> list[Schedule]:
-    """Put the database in order: what the last supervisor left, what the code declares."""
-    now = clock.now()
-    specs = [task.spec for task in known.values()]
-    with database.writing() as connection:
-        ended = aftermath.act_on_reports(connection, left.reports, known, now)
-        most = {spec.name: spec.max_attempts for spec in specs}
-        recovered = attempts.recover(connection, now, most, lambda _, held: left.may_have_begun(held))
-        executions.reopen_windows(connection)
-        tasks.declare(connection, specs, now)
-        schedules.declare(connection, specs, now)
-        changes.declare(connection, specs)
-        last = schedules.last_firings(connection)
-        found = schedules_of(specs, zone, now)
-        missed: list[Firing] = [
-            schedule.firing(at)
-            for schedule in found
-            for at in schedule.cron.catch_up(schedule.catch_up, last[schedule.task, schedule.name], now)
-        ]
-        schedules.fire(connection, missed, now)
-    if lost := len(recovered.returned) + len(recovered.charged) + len(recovered.cancelled):
-        log.warning(
-            "executions that were running when the last supervisor died: %d; "
-            "of these go on: %d; are charged an attempt: %d",
-            lost,
-            len(recovered.returned),
-            len(recovered.charged),
-        )
-    if ended:
-        log.info("%d executions had ended just before the last supervisor died", ended)
-    if missed:
-        log.info("cron firings that were missed and are made up for: %d", len(missed))
-    return found
-
-
 class Supervisor:
     """Wires the rooms together and runs the loop."""
 
     def __init__(
         self,
+        me: Member,
+        lease: Lease,
         settings: Settings,
         manifest: Manifest,
         known: dict[str, Task],
@@ -194,13 +152,24 @@ class Supervisor:
         self._clock = clock
         self._drain = drain
         self._started = clock.now()
-        me = str(uuid_utils.uuid7())
         self._router = Router(folder)
         self._poke = PokeSocket(folder)
         self._roster = Roster(pools_of(settings, known.values()), settings.slots)
-        self._journal = Journal(database, clock, changed=self._changed)
-        self._work = Work(known, self._roster, self._router, self._journal, clock, ended=self._ended)
-        self._intake = Intake(self._work, self._journal, me, cron)
+        self._listener = database.listener(me.id, partial(poke, folder))
+        self._journal = Journal(
+            database,
+            clock,
+            changed=self._changed,
+            member=me.id if database.shared else None,
+            look_interval=self._listener.poll_interval if self._listener else lambda: LOOK_INTERVAL,
+        )
+        self._work = Work(
+            known, self._roster, self._router, self._journal, clock, ended=self._ended, lease=lease
+        )
+        self._neighbours = (
+            Neighbours(me, settings.lease, self._work, self._journal) if database.shared else None
+        )
+        self._intake = Intake(self._work, self._journal, me.id, cron)
         self._transcripts = Transcripts(self._roster, self._journal, clock, settings.log_limit)
         self._staff = Staff(
             self._work,
@@ -213,6 +182,8 @@ class Supervisor:
             reported=self._reported,
         )
         self.reloading = Reloading(self._work, self._intake, self._staff, settings, manifest, paths, manager)
+        renew = self._neighbours.renew if self._neighbours is not None else renew_from_environment
+        self._leasing = Leasing(lease, renew, self._work, self._staff, self._intake)
         self._watch = Watch(self._work, self._staff, settings)
         self._dispatcher = Dispatcher(
             self._work, self._intake, settings, joined=self._joined, worn=self._worn
@@ -240,6 +211,9 @@ class Supervisor:
             stack.callback(self._router.close)
             wake = stack.enter_context(_signals_wake_us(self._heed_signal))
             loop_begins()
+            if self._listener is not None:
+                self._listener.start()
+                stack.callback(self._listener.close)
             self._journal.start()
             stack.callback(self._close_journal)
             stack.callback(self._end_all_runners)
@@ -261,6 +235,8 @@ class Supervisor:
         return 0
 
     def _close_journal(self) -> None:
+        if self._neighbours is not None:
+            self._neighbours.leave()
         closed = self._journal.close(LAST_WRITES)
         self._journal.check()
         if not closed:
@@ -280,6 +256,7 @@ class Supervisor:
     def _loop(self, wake: int) -> None:
         while not self._done():
             self._wait(wake)
+            self._leasing.look()
             for effect in self._journal.effects():
                 effect()
             self._receive()
@@ -364,6 +341,9 @@ class Supervisor:
         """Do what time brings."""
         now = time.monotonic()
         self._manager.turn(now)
+        self._leasing.tick()
+        if self._neighbours is not None and not self._work.draining:
+            self._neighbours.tick()
         self._intake.tick()
         self._staff.fill()
         if not self._work.draining:

@@ -26,16 +26,18 @@ from conductor_protocol.messages import (
     WindowOpened,
 )
 from conductor_protocol.operations import Failure
+from conductor_protocol.uptime import uptime
 from conductor_supervisor import endings, placing
 from conductor_supervisor.clock import Clock
 from conductor_supervisor.journal import Journal
+from conductor_supervisor.lease import Lease
 from conductor_supervisor.notices import Notices
 from conductor_supervisor.roster import Held, Interruption, Roster, Runner, StopOrder, Task
 from conductor_supervisor.router import Router
 from conductor_supervisor.rules.blame import seen
 from conductor_supervisor.store import steps
 from conductor_supervisor.store.attempts import Ending
-from conductor_supervisor.writes import PAGE_BYTES, EndAttempt, Taken
+from conductor_supervisor.writes import PAGE_BYTES, EndAttempt, NoteStart, Taken
 
 LARGE_ASSIGN = 1024 * 1024
 """Bytes of payloads and steps after which further assignments travel in another message."""
@@ -57,6 +59,7 @@ class Work:
         journal: Journal,
         clock: Clock,
         ended: Callable[[Held, Ending], None],
+        lease: Lease,
     ) -> None:
         """``ended`` hears of each ending once it is committed."""
         self.tasks = tasks
@@ -64,6 +67,7 @@ class Work:
         self.router = router
         self.journal = journal
         self.clock = clock
+        self.lease = lease
         self.draining = False
         self.outcomes: Counter[str] = Counter()
         """Attempts ended since the start, by outcome."""
@@ -75,7 +79,7 @@ class Work:
     def adopt(self, tasks: Mapping[str, Task]) -> None:
         """Run by newer declarations from now on; what runs already ends by those it began with."""
         for name, task in tasks.items():
-            if name in self.tasks:
+            if name in self.tasks and not task.handed_singly:
                 task.seconds = self.tasks[name].seconds
         self._former = self.tasks
         self.tasks = tasks
@@ -84,6 +88,11 @@ class Work:
             self._await_runner(held)
 
     # Taking and placing
+
+    @property
+    def closed(self) -> bool:
+        """Whether nothing may begin: we are shutting down, or do not have our lease."""
+        return self.draining or not self.lease.is_held(uptime())
 
     def take(self, taken: Iterable[Taken]) -> None:
         """Place what has been claimed."""
@@ -108,13 +117,13 @@ class Work:
         """Hand waiting executions to runners that have room; end those that must not begin now."""
         if not self.roster.waiting:
             return
-        now = self.clock.now()
+        now, closed = self.clock.now(), self.closed
         parcels: dict[int, list[Assignment]] = defaultdict(list)
         pools = {held.task.pool for held in self.roster.waiting}
         places = {pool: placing.places(self.roster, pool) for pool in pools}
         left: list[Held] = []
         for held in self.roster.waiting:
-            if self.draining or held.cancelled is not None or not held.task.windows.is_open(now):
+            if closed or held.cancelled is not None or not held.task.windows.is_open(now):
                 self.end(held, endings.unbegun(held, now))
             elif len(held.taken.claimed.payload) > LARGEST_PAYLOAD:
                 self.end(held, endings.unsendable(held, LARGEST_PAYLOAD, now))
@@ -192,10 +201,24 @@ class Work:
         if held is not runner.first():
             self.recall(runner)
 
+    # What a rate counts
+
+    def began(self, held: Held) -> None:
+        """Write down that an execution has started, if anybody counts that and it is not known yet."""
+        if held.task.spec.rate is None or held.start_noted:
+            return
+        held.start_noted = True
+        self.journal.submit(NoteStart(held.id, held.claim, lambda: None, partial(self._not_noted, held)))
+
+    def _not_noted(self, held: Held, message: str) -> None:
+        """It holds its place under the rate until its end is noticed: never too many start."""
+        log.error("execution %s: its start could not be noted: %s", held.id, message)
+
     # Ending
 
     def end(self, held: Held, ending: Ending) -> None:
         """Store an ending; what follows from it happens once it is committed."""
+        self.began(held)
         self.journal.submit(
             EndAttempt(ending, partial(self._stored, held, ending), partial(self._not_stored, held, ending))
         )
@@ -263,4 +286,5 @@ def _assignment(held: Held) -> Assignment:
         taken.steps,
         taken.steps_recorded,
         held.task.spec.memory,
+        held.task.spec.rate is not None,
     )

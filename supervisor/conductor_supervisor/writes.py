@@ -19,12 +19,22 @@ from conductor_protocol.manifest import TaskSpec
 from conductor_protocol.messages import RecordedStep
 from conductor_protocol.operations import MAX_PAYLOAD, Answer, Operation, ProgressView
 from conductor_protocol.units import Instant
-from conductor_supervisor.store import attempts, changes, executions, leases, output, schedules, steps, tasks
+from conductor_supervisor.store import (
+    attempts,
+    changes,
+    executions,
+    leases,
+    output,
+    schedules,
+    starts,
+    steps,
+    tasks,
+)
 from conductor_supervisor.store.attempts import Ending, Recovered
 from conductor_supervisor.store.executions import Claimed, Wanted
 from conductor_supervisor.store.leases import Member
 from conductor_supervisor.store.output import Chunk
-from conductor_supervisor.store.perform import perform
+from conductor_supervisor.store.perform import is_write, perform
 from conductor_supervisor.store.schedules import Firing
 from conductor_supervisor.store.steps import NewStep
 
@@ -82,6 +92,16 @@ class Fire:
 
     firings: Sequence[Firing]
     then: Callable[[int], None]
+    refused: Callable[[str], None]
+
+
+@dataclass(slots=True)
+class NoteStart:
+    """Write down that an execution of a task with a rate has started by now."""
+
+    execution: str
+    claim: int
+    then: Callable[[], None]
     refused: Callable[[str], None]
 
 
@@ -189,19 +209,29 @@ class Taken:
 
 
 @dataclass(slots=True)
+class Brought:
+    """What a claim has brought."""
+
+    taken: list[Taken]
+    full_until: dict[str, Instant]
+    """Tasks that have used up their rate, and when the next of each can start at the earliest."""
+
+
+@dataclass(slots=True)
 class Claim:
     """Claim up to ``count`` executions of the tasks wanted, in the queue's order."""
 
     wanted: Sequence[Wanted]
     count: int
     supervisor: str
-    then: Callable[[list[Taken]], None]
+    then: Callable[[Brought], None]
     refused: Callable[[str], None]
 
 
 Write: TypeAlias = (
     EndAttempt
     | RecordStep
+    | NoteStart
     | Fire
     | Perform
     | KeepProgress
@@ -234,6 +264,7 @@ def apply(
     return [
         *renewed,
         *_record(connection, _of(group, RecordStep), stands),
+        *_note_starts(connection, _of(group, NoteStart), now),
         *_end(connection, _of(group, EndAttempt), stands),
         *(partial(w.then, schedules.fire(connection, w.firings, now)) for w in _of(group, Fire)),
         *(partial(w.then, perform(connection, w.operation, now, w.max_payload)) for w in _of(group, Perform)),
@@ -247,9 +278,19 @@ def apply(
             for w in _of(group, LoadPage)
         ),
         *(partial(w.then, _take_over(connection, w, now)) for w in _of(group, TakeOver)),
-        *(partial(w.then, _claim(connection, w, now) if stands else []) for w in _of(group, Claim)),
+        *(
+            partial(w.then, _claim(connection, w, now) if stands else Brought([], {}))
+            for w in _of(group, Claim)
+        ),
         *(effect for w in _of(group, LeaveOthers) for effect in _leave(connection, w)),
     ]
+
+
+def makes_work(write: Write) -> bool:
+    """Tell whether a write may leave something to do for other supervisors."""
+    if isinstance(write, EndAttempt):
+        return write.ending.state == "ready"
+    return isinstance(write, Perform) and is_write(write.operation)
 
 
 def _speaks_of_executions(group: Sequence[Write]) -> bool:
@@ -276,6 +317,11 @@ def _record(connection: Connection, writes: list[RecordStep], stands: bool) -> l
     return [partial(w.then, (w.step.execution, w.step.claim) in late) for w in writes]
 
 
+def _note_starts(connection: Connection, writes: list[NoteStart], now: Instant) -> list[Effect]:
+    starts.note(connection, [(w.execution, w.claim) for w in writes], now)
+    return [write.then for write in writes]
+
+
 def _keep_progress(connection: Connection, writes: list[KeepProgress]) -> list[Effect]:
     for write in writes:
         executions.set_progress(connection, write.progress)
@@ -293,6 +339,7 @@ def _declare(connection: Connection, write: Declare, now: Instant) -> list[Effec
     tasks.declare(connection, write.specs, now)
     schedules.declare(connection, write.specs, now)
     changes.declare(connection, write.specs)
+    starts.forget_others(connection, [spec.name for spec in write.specs if spec.rate is not None])
     executions.reopen_windows(connection)
     return [write.then]
 
@@ -320,8 +367,8 @@ def _leave(connection: Connection, write: LeaveOthers) -> list[Effect]:
     return [write.then]
 
 
-def _claim(connection: Connection, write: Claim, now: Instant) -> list[Taken]:
-    claimed = executions.claim(connection, write.wanted, write.count, write.supervisor, now)
+def _claim(connection: Connection, write: Claim, now: Instant) -> Brought:
+    claimed, full_until = executions.claim(connection, write.wanted, write.count, write.supervisor, now)
     resumed = [c.id for c in claimed if not c.first_claim]
     pages = steps.first_page(connection, resumed, PAGE_BYTES) if resumed else {}
-    return [Taken(c, *pages.get(c.id, ([], 0))) for c in claimed]
+    return Brought([Taken(c, *pages.get(c.id, ([], 0))) for c in claimed], full_until)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 from workplace import NOON, SECOND, Workplace
 
-from conductor_protocol.manifest import ChangeSpec, ScheduleSpec, TaskSpec, WindowSpec
+from conductor_protocol.manifest import ChangeSpec, KeyLimitSpec, RateSpec, ScheduleSpec, TaskSpec, WindowSpec
 from conductor_protocol.operations import CrashReport, Failure, ProgressView
 from conductor_supervisor.store import executions, schedules, steps, tasks
 from conductor_supervisor.store.attempts import Ending
@@ -288,6 +288,8 @@ NIGHT = TaskSpec(
     schedules=(ScheduleSpec("cron", "0 2 * * *", tz="Asia/Tokyo"),),
     windows=(WindowSpec("02:00", "04:00", tz="Asia/Tokyo", days=("mon",)),),
     concurrency=2,
+    concurrency_by_key=KeyLimitSpec(1, "tenant"),
+    rate=RateSpec(100, 60.0),
     timeout=600.0,
 )
 
@@ -299,12 +301,15 @@ def test_tasks_lists_what_is_declared(workplace: Workplace) -> None:
         tasks.pause(connection, "queue", "slow", NOON)
     heading, night, resize = workplace.run("tasks").stdout.splitlines()
     assert heading.split()[:4] == ["TASK", "QUEUE", "TRIGGERS", "WINDOW"]
-    assert heading.split()[4:] == ["CONCURRENCY", "ATTEMPTS", "TIMEOUT", "MEMORY", "ISOLATION"]
+    assert heading.split()[4:] == ["CONCURRENCY", "RATE", "ATTEMPTS", "TIMEOUT", "MEMORY", "ISOLATION"]
     assert re.split("  +", night) == [
-        "night", "slow", "cron", "02:00 to 04:00 mon Asia/Tokyo", "2", "3", "10m", "runner", "paused"
+        "night", "slow", "cron", "02:00 to 04:00 mon Asia/Tokyo", "2, 1 by tenant", "100/minute", "3", "10m",
+        "runner", "paused",
     ]  # fmt: skip
     assert re.split("  +", resize) == ["resize", "default", "invoke", "always", "3", "runner"]
     assert workplace.json("tasks")[0]["concurrency"] == 2
+    assert workplace.json("tasks")[0]["concurrency_by_key"] == {"most": 1, "key": "tenant"}
+    assert workplace.json("tasks")[0]["rate"] == {"count": 100, "seconds": 60.0}
     assert workplace.json("tasks")[0]["paused"] is True
 
 

@@ -6,9 +6,9 @@ import pytest
 from msgspec import structs
 
 from conductor_protocol.errors import UsageError
-from conductor_protocol.manifest import Manifest, ScheduleSpec, TaskSpec, WindowSpec
+from conductor_protocol.manifest import KeyLimitSpec, Manifest, RateSpec, ScheduleSpec, TaskSpec, WindowSpec
 from conductor_supervisor.overrides import effective
-from conductor_supervisor.settings import Settings, TaskOverride
+from conductor_supervisor.settings import ConcurrencySetting, Settings, TaskOverride
 
 RESIZE = TaskSpec("resize", windows=(WindowSpec("20:00", "06:00", tz="UTC"),), concurrency=3, timeout=60.0)
 APP = Manifest("shop:app", (RESIZE, TaskSpec("mail")))
@@ -33,8 +33,26 @@ def test_only_what_is_set_is_replaced() -> None:
 
 def test_a_limit_can_be_removed() -> None:
     """None and an empty tuple are values, not "unset"."""
-    free = resize(TaskOverride(concurrency=None, timeout=None, windows=()))
+    free = resize(TaskOverride(concurrency=ConcurrencySetting(), timeout=None, windows=()))
     assert (free.concurrency, free.timeout, free.windows) == (None, None, ())
+
+
+def test_a_limit_by_key_takes_the_place_of_the_plain_one() -> None:
+    """What operators say of concurrency is all that is said of it."""
+    keyed = resize(TaskOverride(concurrency=ConcurrencySetting(None, KeyLimitSpec(2, "tenant"))))
+    assert (keyed.concurrency, keyed.concurrency_by_key) == (None, KeyLimitSpec(2, "tenant"))
+    assert resize(TaskOverride(rate=RateSpec(5, 1.0))).rate == RateSpec(5, 1.0)
+
+
+def test_a_schedule_whose_payload_gives_no_usable_key_is_refused() -> None:
+    """At the start, before any firing."""
+    nightly = ScheduleSpec("nightly", "0 2 * * *", payload=b'{"tenant": [1]}')
+    app = Manifest("shop:app", (TaskSpec("mail", schedules=(nightly,)),))
+    settings = Settings(
+        tasks={"mail": TaskOverride(concurrency=ConcurrencySetting(by_key=KeyLimitSpec(2, "tenant")))}
+    )
+    with pytest.raises(UsageError, match=r"task mail: schedule nightly: payload\.tenant: expected text"):
+        effective(app, settings)
 
 
 def test_a_task_that_the_app_has_not_is_refused_with_near_names() -> None:

@@ -59,8 +59,13 @@ async def gather(event, ctx):
 @app.task(max_attempts=1)
 def ask(event, ctx):
     before = app.get(ctx.execution_id).state
-    if event.payload is not None:
+    if event.payload == "write":
         app.invoke("shop")
+    if event.payload == "lend":
+        import sqlite3
+        from contextlib import closing
+        with closing(sqlite3.connect("conductor.db")) as connection, connection:
+            app.invoke("shop", connection=connection)
     return before
 """
 
@@ -263,13 +268,14 @@ def test_async_steps_are_answered_from_the_record(replays: Replays) -> None:
 
 
 def test_a_client_may_read_and_not_write(replays: Replays) -> None:
-    """What would write raises NotInReplay, whatever the command's database is."""
-    reading, writing = replays.project.invoke_many("ask", [None, "write"])
+    """What would write raises NotInReplay, whatever the command's database is, and on whatever connection."""
+    reading, *writing = replays.project.invoke_many("ask", [None, "write", "lend"])
     assert replays.json(reading)["result"] == "ready"
     rows = replays.rows()
-    view = replays.json(writing, status=1)
-    assert view["error"]["type"] == "conductor.errors.NotInReplay"
-    assert "a replay writes nothing, and this is a call to invoke shop" in view["error"]["message"]
+    for execution in writing:
+        view = replays.json(execution, status=1)
+        assert view["error"]["type"] == "conductor.errors.NotInReplay"
+        assert "a replay writes nothing, and this is a call to invoke shop" in view["error"]["message"]
     assert replays.rows() == rows
 
 

@@ -7,8 +7,16 @@ from pathlib import Path
 import pytest
 
 from conductor_protocol.errors import UsageError
-from conductor_protocol.manifest import Manifest, WindowSpec
-from conductor_supervisor.settings import SETTINGS, QueueSettings, Settings, TaskOverride, database_url, load
+from conductor_protocol.manifest import KeyLimitSpec, Manifest, RateSpec, WindowSpec
+from conductor_supervisor.settings import (
+    SETTINGS,
+    ConcurrencySetting,
+    QueueSettings,
+    Settings,
+    TaskOverride,
+    database_url,
+    load,
+)
 
 
 def from_toml(folder: Path, text: str) -> Settings:
@@ -109,9 +117,13 @@ def test_queues_and_tasks_are_tables(tmp_path: Path) -> None:
     assert settings.queues == {"media": QueueSettings(2)}
     assert settings.tasks == {
         "resize": TaskOverride(
-            concurrency=3, timeout=600.0, max_attempts=5, keep_completed=0.0, keep_failed=None
+            concurrency=ConcurrencySetting(3),
+            timeout=600.0,
+            max_attempts=5,
+            keep_completed=0.0,
+            keep_failed=None,
         ),
-        "free": TaskOverride(concurrency=None, timeout=None, windows=()),
+        "free": TaskOverride(concurrency=ConcurrencySetting(), timeout=None, windows=()),
     }
 
 
@@ -139,6 +151,29 @@ def test_windows_may_be_written_in_several_ways(
 
 
 @pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("3", ConcurrencySetting(3)),
+        ("{limit = 3}", ConcurrencySetting(3)),
+        ('{limit = 2, key = "order.tenant"}', ConcurrencySetting(None, KeyLimitSpec(2, "order.tenant"))),
+        ('[50, {limit = 2, key = "tenant"}]', ConcurrencySetting(50, KeyLimitSpec(2, "tenant"))),
+        ("false", ConcurrencySetting()),
+    ],
+)
+def test_limits_may_be_written_in_several_ways(
+    tmp_path: Path, written: str, meant: ConcurrencySetting
+) -> None:
+    """A number, a table, or a list of one without a key and one with a key."""
+    assert from_toml(tmp_path, f"[tasks.t]\nconcurrency = {written}").tasks["t"].concurrency == meant
+
+
+@pytest.mark.parametrize(("written", "meant"), [('"100/minute"', RateSpec(100, 60.0)), ("false", None)])
+def test_a_rate_is_written_as_in_the_code(tmp_path: Path, written: str, meant: RateSpec | None) -> None:
+    """Or switched off."""
+    assert from_toml(tmp_path, f"[tasks.t]\nrate = {written}").tasks["t"].rate == meant
+
+
+@pytest.mark.parametrize(
     ("written", "says"),
     [
         ("runner = 4", "conductor.toml: there is no setting 'runner'; did you mean runners"),
@@ -149,6 +184,7 @@ def test_windows_may_be_written_in_several_ways(
         ('app = ""', "app: expected text, got ''"),
         ('shutdown_grace = "soon"', "conductor.toml: shutdown_grace: expected a duration such as"),
         ("shutdown_grace = true", "shutdown_grace: expected seconds, "),
+        ('lease = "2s"', "conductor.toml: lease: expected 3s or more, got '2s'"),
         ("shutdown_grace = -1", "shutdown_grace: expected a duration from zero"),
         ("heartbeat = 0", "heartbeat: expected more than zero, got 0"),
         ('max_result = "big"', "max_result: expected bytes or text such as"),
@@ -164,6 +200,14 @@ def test_windows_may_be_written_in_several_ways(
             "conductor.toml: tasks.t: there is no setting 'concurency'; did you mean",
         ),
         ("[tasks.t]\nconcurrency = 0", "tasks.t: concurrency: expected a whole number of 1 or more"),
+        ("[tasks.t]\nconcurrency = []", "tasks.t: concurrency: expected at most one limit without a key"),
+        ("[tasks.t]\nconcurrency = [1, 2]", "expected at most one limit without a key and one with a key"),
+        ('[tasks.t]\nconcurrency = {key = "a"}', 'concurrency: expected {limit = 2, key = "tenant"}, got'),
+        (
+            '[tasks.t]\nconcurrency = {limit = 2, key = "a..b"}',
+            "concurrency: key: expected the name of a field",
+        ),
+        ("[tasks.t]\nrate = 100", "tasks.t: rate: expected a number of starts in a period, such as"),
         ("[tasks.t]\ntimeout = true", "tasks.t: timeout: "),
         ("[tasks.t]\ntimeout = 0", "tasks.t: timeout: expected more than zero"),
         ("[tasks.t]\nwindow = 3", 'tasks.t: window: expected ["20:00", "06:00"], {start = "20:00"'),

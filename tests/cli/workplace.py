@@ -102,7 +102,7 @@ class Workplace:
     def claim(self, task: str) -> Claimed:
         """Claim one execution."""
         with self.database.writing() as connection:
-            (claimed,) = executions.claim(connection, [Wanted(task, 1)], 1, "supervisor", NOON)
+            (claimed,) = executions.claim(connection, [Wanted(task, 1)], 1, "supervisor", NOON).claimed
             return claimed
 
     def end(self, ending: Ending) -> None:

@@ -156,6 +156,14 @@ def test_a_kill_for_want_of_memory_is_called_so() -> None:
     assert said == 'was killed by the kernel, which was out of memory; in step "resize-41", 3.2 s into it'
 
 
+def test_a_death_of_deafness_is_called_so() -> None:
+    """The supervisor lives, and had said so; where it killed by itself, that counts."""
+    said = sentence(find(in_step(A), [A]), -signal.SIGKILL, deaf=True)
+    assert said.startswith("was killed by its dead-man's timer: for too long it could not hear")
+    assert said.endswith('in step "resize-41", 3.2 s into it')
+    assert "dead-man" not in sentence(find(in_step(A), [A]), -signal.SIGKILL, OVERTIME, deaf=True)
+
+
 def test_signals_are_named() -> None:
     """By the names that people know; one without a name by its number."""
     assert [signal_name(code) for code in (-11, -9, -77, 0, 3)] == [

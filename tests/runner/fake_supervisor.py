@@ -151,6 +151,11 @@ class FakeSupervisor:
             assert time.monotonic() < deadline, "it does not come true"
             time.sleep(0.002)
 
+    @property
+    def has_said_hello(self) -> bool:
+        """Whether the runner waits to be let in on both channels."""
+        return len(self._identities) == 2
+
     def receive(self) -> None:
         """Take in one parcel."""
         assert self.socket.poll(round(PATIENCE * 1000)), "the runner says nothing"

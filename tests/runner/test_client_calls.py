@@ -24,6 +24,7 @@ from conductor import (
     ExecutionNotFound,
     Handle,
     Invocation,
+    Limit,
     OperationRefused,
     PayloadMismatch,
     ResultMismatch,
@@ -61,6 +62,9 @@ def app(tmp_path: Path) -> Iterator[Conductor]:
 
         @app.task
         def keep(event: Event, ctx: Context) -> None: ...
+
+        @app.task(concurrency=Limit(2, key="order.tenant"))
+        def sell(event: Event, ctx: Context) -> None: ...
 
         @app.task(cron="* * * * *")
         def tick(event: Event, ctx: Context) -> None: ...
@@ -105,6 +109,13 @@ def test_a_key_in_use_gives_the_same_execution_back(app: Conductor) -> None:
     assert (first.id, first.created, second.created) == (second.id, True, False)
 
 
+def test_an_execution_is_counted_under_what_its_payload_says_or_the_caller(app: Conductor) -> None:
+    """Before any supervisor has seen the declaration."""
+    sold = app.invoke("sell", {"order": {"tenant": "acme"}})
+    given = app.invoke("sell", {"order": {"tenant": [1]}}, concurrency_key="mine")
+    assert [app.get(handle).concurrency_key for handle in (sold, given)] == ["acme", "mine"]
+
+
 def test_nothing_is_written_if_one_payload_does_not_fit(app: Conductor) -> None:
     """All or none."""
     with pytest.raises(PayloadMismatch, match=r"\$\.x"):
@@ -116,10 +127,17 @@ def test_nothing_is_written_if_one_payload_does_not_fit(app: Conductor) -> None:
     ("arguments", "options", "message"),
     [
         (("mov",), {}, "no task 'mov'; did you mean 'move'?"),
-        (("unlike",), {}, "it has: keep, move, tick"),
+        (("unlike",), {}, "it has: keep, move, sell, tick"),
         (("tick",), {}, "task tick is not invocable, because it has another trigger; .* invocable=True"),
         (("move", {"x": 1}), {"priority": 40_000}, "priority: expected a whole number from -32768 to 32767"),
         (("move", {"x": 1}), {"dedupe_key": ""}, "dedupe_key: expected 1 to 500 characters"),
+        (("sell",), {"concurrency_key": ""}, "concurrency_key: expected 1 to 500 characters"),
+        (("sell",), {"concurrency_key": 3}, "concurrency_key: expected 1 to 500 characters of text"),
+        (
+            ("sell", {"order": {"tenant": [1]}}),
+            {},
+            r"task sell expects: payload\.order\.tenant: expected text",
+        ),
         (("move", {"x": 1}), {"metadata": "tenant"}, "metadata: expected a dict"),
         (("move", {"x": 1}), {"delay": "soon"}, "delay: expected a duration"),
         (("move", {"x": 1}), {"prioritty": 1}, "unknown option 'prioritty' of an invocation"),

@@ -14,9 +14,29 @@ import msgspec
 import pytest
 
 import conductor
-from conductor import Conductor, Context, Cron, DatabaseChange, Event, Invocation, Retry, UsageError, Window
+from conductor import (
+    Conductor,
+    Context,
+    Cron,
+    DatabaseChange,
+    Event,
+    Invocation,
+    Limit,
+    Retry,
+    UsageError,
+    Window,
+)
 from conductor.tasks import TaskOptions
-from conductor_protocol.manifest import ChangeSpec, Isolation, RetrySpec, ScheduleSpec, TaskSpec, WindowSpec
+from conductor_protocol.manifest import (
+    ChangeSpec,
+    Isolation,
+    KeyLimitSpec,
+    RateSpec,
+    RetrySpec,
+    ScheduleSpec,
+    TaskSpec,
+    WindowSpec,
+)
 
 
 def declared(**options: Any) -> TaskSpec:
@@ -52,6 +72,15 @@ def test_a_bare_task_has_the_defaults() -> None:
         ({"name": "a.b_c-1"}, {"name": "a.b_c-1"}),
         ({"queue": "media"}, {"queue": "media"}),
         ({"concurrency": 3, "max_attempts": 1}, {"concurrency": 3, "max_attempts": 1}),
+        ({"concurrency": Limit(3)}, {"concurrency": 3}),
+        ({"concurrency": Limit(3, key="a.b")}, {"concurrency_by_key": KeyLimitSpec(3, "a.b")}),
+        (
+            {"concurrency": [50, Limit(2, key="tenant")]},
+            {"concurrency": 50, "concurrency_by_key": KeyLimitSpec(2, "tenant")},
+        ),
+        ({"rate": "100/minute"}, {"rate": RateSpec(100, 60.0)}),
+        ({"rate": " 5 / Second"}, {"rate": RateSpec(5, 1.0)}),
+        ({"rate": "7/1h30m"}, {"rate": RateSpec(7, 5400.0)}),
         ({"timeout": "10m"}, {"timeout": 600.0}),
         ({"isolation": "fresh"}, {"isolation": "fresh"}),
         ({"isolation": "runner"}, {}),
@@ -170,7 +199,18 @@ def test_whatever_accepts_event_and_context_may_be_a_task(function: Callable[...
         ({"colour": 3}, "unknown option 'colour'; there are: name, queue"),
         ({"queue": "a b"}, "queue: expected a name such as queue=\"media\", got 'a b'"),
         ({"invocable": 1}, "invocable: expected True or False, got 1"),
-        ({"concurrency": 0}, "concurrency: expected a whole number of 1 or more, got 0"),
+        ({"concurrency": 0}, "concurrency: expected a whole number of 1 or more, Limit(20, key="),
+        ({"concurrency": "3"}, "or a list of both, got '3'"),
+        ({"concurrency": []}, "expected at most one limit without a key and one with a key"),
+        ({"concurrency": [3, Limit(4)]}, '[50, Limit(2, key="tenant")], got [3, Limit(4)]'),
+        (
+            {"concurrency": [Limit(1, "a"), Limit(2, "b")]},
+            "at most one limit without a key and one with a key",
+        ),
+        ({"rate": 100}, 'such as "100/minute", "5/second", "1000/day" or "10/30s", got 100'),
+        ({"rate": "100/fortnight"}, "rate: its period: expected a duration"),
+        ({"rate": "0/minute"}, "rate: expected 1 to 100,000 starts in a period, got '0/minute'"),
+        ({"rate": "10/0.5s"}, "rate: expected a period from one second to 366 days, got '10/0.5s'"),
         ({"concurrency": True}, "got True"),
         ({"max_attempts": 0}, "max_attempts: expected a whole number of 1 or more, got 0"),
         ({"timeout": 0}, "timeout: expected more than zero seconds"),

@@ -51,7 +51,7 @@ def claim(
     """Claim work; a task's name alone wants any number of it."""
     asked = [Wanted(want, 1000) if isinstance(want, str) else want for want in wanted]
     with database.writing() as connection:
-        return executions.claim(connection, asked, count, by, now)
+        return executions.claim(connection, asked, count, by, now).claimed
 
 
 def running(database: Database, task: str = "t", by: str = "one", **options: Any) -> Claimed:

@@ -15,7 +15,16 @@ from conductor_supervisor.store.attempts import Ending, Recovered
 from conductor_supervisor.store.database import Database
 from conductor_supervisor.store.executions import Claimed, Wanted
 from conductor_supervisor.store.leases import Member
-from conductor_supervisor.writes import Claim, EndAttempt, RecordStep, TakenOver, TakeOver, Write, apply
+from conductor_supervisor.writes import (
+    Brought,
+    Claim,
+    EndAttempt,
+    RecordStep,
+    TakenOver,
+    TakeOver,
+    Write,
+    apply,
+)
 from postgresql import PostgresServer
 
 ONE, TWO = (Member(id=name, host="here", pid=7, app="shop:app", started=NOW) for name in ("one", "two"))
@@ -43,7 +52,7 @@ def refuse(message: str) -> None:
 
 
 def take_over(database: Database, by: str) -> TakenOver:
-    (taken,) = carry_out(database, TakeOver(by, {"t": 3}, lambda taken: None, refuse), by)
+    (taken,) = carry_out(database, TakeOver(by, {"t": 3}, lambda brought: None, refuse), by)
     assert isinstance(taken, TakenOver)
     return taken
 
@@ -101,8 +110,8 @@ def test_the_late_words_of_the_dead_change_nothing(database: Database) -> None:
     take_over(database, "one")
     assert carry_out(database, _record(theirs), "two") == [True]
     assert carry_out(database, _end(ending(theirs)), "two") == [True]
-    claim_more = Claim([Wanted("t", 5)], 5, "two", lambda taken: None, refuse)
-    assert carry_out(database, claim_more, "two") == [[]]
+    claim_more = Claim([Wanted("t", 5)], 5, "two", lambda brought: None, refuse)
+    assert carry_out(database, claim_more, "two") == [Brought([], {})]
     assert (view(database, theirs.id).state, view(database, theirs.id).steps) == ("ready", [])
 
 
@@ -154,8 +163,8 @@ def test_two_supervisors_never_claim_the_same(shared: Database) -> None:
     """Nor does one wait for the other."""
     ids = set(invoke(shared, *["t"] * 10))
     with shared.writing() as one, shared.writing() as two:
-        first = executions.claim(one, [Wanted("t", 6)], 6, "one", NOW)
-        second = executions.claim(two, [Wanted("t", 6)], 6, "two", NOW)
+        first = executions.claim(one, [Wanted("t", 6)], 6, "one", NOW).claimed
+        second = executions.claim(two, [Wanted("t", 6)], 6, "two", NOW).claimed
     assert (len(first), len(second)) == (6, 4)
     assert {c.id for c in first} | {c.id for c in second} == ids
 
@@ -166,7 +175,7 @@ def test_a_limit_holds_between_claims_at_the_same_moment(shared: Database, postg
     wanted = Wanted("t", 6, concurrency=8)
     with ThreadPoolExecutor(1) as pool:
         with shared.writing() as one:
-            first = executions.claim(one, [wanted], 6, "one", NOW)
+            first = executions.claim(one, [wanted], 6, "one", NOW).claimed
             second = pool.submit(partial(claim, shared, wanted, by="two"))
             _until_somebody_waits(postgres)
         assert (len(first), len(second.result(30))) == (6, 2)

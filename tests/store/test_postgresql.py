@@ -60,8 +60,8 @@ def test_a_password_is_shown_to_nobody() -> None:
 @pytest.mark.parametrize(
     ("url", "said"),
     [
-        ("postgresql://h/d?schema=My Jobs", "expected at most 63 small letters"),
-        ("postgresql://h/d?schema=", "expected at most 63 small letters"),
+        ("postgresql://h/d?schema=My Jobs", "expected at most 50 small letters"),
+        ("postgresql://h/d?schema=", "expected at most 50 small letters"),
         ("postgresql+asyncpg://h/d", 'write "postgresql://" instead'),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -157,3 +158,11 @@ def test_a_socket_left_behind_is_replaced(tmp_path_factory: pytest.TempPathFacto
     poke(folder)
     assert ear.drain()
     ear.close()
+
+
+def test_a_folder_in_one_that_gives_its_group_away_is_private_all_the_same(tmp_path: Path) -> None:
+    """A volume that belongs to a group hands the setgid bit down."""
+    tmp_path.chmod(0o2777)
+    folder = runtime_folder("sqlite:///a.db", str(tmp_path / "r"))
+    assert stat.S_IMODE(folder.stat().st_mode) & 0o777 == 0o700
+    assert runtime_folder("sqlite:///a.db", str(folder)) == folder

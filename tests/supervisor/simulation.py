@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from heapq import heappop, heappush
 from itertools import count
+from math import inf
 from pathlib import Path
 from random import Random
 from typing import ClassVar, Literal, TypeAlias, TypeVar
@@ -32,9 +33,18 @@ import pytest
 from sqlalchemy import Connection, select
 
 from conductor_protocol import messages as m
+from conductor_protocol import uptime
 from conductor_protocol.codec import pack, unpack_from_runner, unpack_to_runner
 from conductor_protocol.conversation import REPLY, Phase, next_phase
-from conductor_protocol.manifest import Manifest, RetrySpec, ScheduleSpec, TaskSpec, WindowSpec
+from conductor_protocol.manifest import (
+    KeyLimitSpec,
+    Manifest,
+    RateSpec,
+    RetrySpec,
+    ScheduleSpec,
+    TaskSpec,
+    WindowSpec,
+)
 from conductor_protocol.operations import (
     CancelExecution,
     Changed,
@@ -47,17 +57,32 @@ from conductor_protocol.operations import (
 )
 from conductor_protocol.recorder import Reading
 from conductor_protocol.units import MICROSECONDS, Instant
-from conductor_supervisor import dispatcher, endings, intake, roster, staff, supervisor, watch, work, writes
+from conductor_supervisor import (
+    dispatcher,
+    endings,
+    intake,
+    leasing,
+    roster,
+    staff,
+    supervisor,
+    watch,
+    work,
+    writes,
+)
 from conductor_supervisor.aftermath import Aftermath, understood
 from conductor_supervisor.clock import Clock
 from conductor_supervisor.generation import tasks_of
 from conductor_supervisor.journal import Journal
+from conductor_supervisor.lease import Lease
+from conductor_supervisor.notify import ServiceManager
+from conductor_supervisor.preparing import begin
 from conductor_supervisor.processes.spawn import Exit
 from conductor_supervisor.roster import Task
 from conductor_supervisor.settings import QueueSettings, Settings
 from conductor_supervisor.store import attempts, executions, schema, tasks
 from conductor_supervisor.store.database import Database
 from conductor_supervisor.store.dialect import AnyRow
+from conductor_supervisor.store.leases import Member
 from conductor_supervisor.store.perform import perform
 from conductor_supervisor.supervisor import Supervisor
 from conductor_supervisor.writes import Effect
@@ -80,6 +105,9 @@ NOTICED = 0.35
 
 LONGEST_WAIT = 0.6
 """Seconds for which an execution may lie in a runner's hands before it begins, or is recalled."""
+
+LEASE = 0.9
+"""Seconds. Without renewals it is lost before a client's mishap is over."""
 
 SLOTS = 4
 SHUTDOWN_GRACE = 0.6
@@ -113,6 +141,9 @@ SPECS = {
         ),
         TaskSpec(name="hurried", retry=_QUICK_RETRY, isolation="shared", timeout=0.25),
         TaskSpec(name="media", retry=_QUICK_RETRY, queue="media", concurrency=1),
+        TaskSpec(name="keyed", retry=_QUICK_RETRY, concurrency_by_key=KeyLimitSpec(1, "tenant")),
+        TaskSpec(name="rated", retry=_QUICK_RETRY, rate=RateSpec(4, 1.0)),
+        TaskSpec(name="paced", retry=_QUICK_RETRY, isolation="shared", rate=RateSpec(6, 2.0)),
         TaskSpec(
             name="cron",
             retry=_QUICK_RETRY,
@@ -160,6 +191,10 @@ class World:
         """From here on nothing goes wrong any more."""
         self.woken = False
         """Something waits for the supervisor's loop."""
+        self.no_renewals_until = 0.0
+        """Until then the database takes no renewal of the lease."""
+        self.lease_ends = 0.0
+        """When others might take what the supervisor holds."""
         self.supervisor: SimulatedSupervisor | None = None
         self.left = Aftermath()
         """What the last supervisor's death has left in the runtime folder."""
@@ -234,11 +269,38 @@ class WorldTime:
 # The supervisor's surroundings
 
 
+ME = Member(id="one", host="here", pid=1, app="world:app", started=0)
+
+
+def lease_in(world: World) -> Lease:
+    """Return a lease that is renewed in the world's time."""
+    world.lease_ends = world.now + LEASE
+    return Lease(LEASE, world.now)
+
+
+def renew(world: World, lease: Lease) -> None:
+    """Renew the lease, unless the database takes nothing."""
+    if world.supervisor is None or (world.now < world.no_renewals_until and not world.calm):
+        return
+    journal, at = world.supervisor._journal, world.now
+    assert isinstance(journal, SimulatedJournal)
+    world.lease_ends = at + LEASE  # from here on, or any later moment
+    world.after(world.delay(), partial(journal._bring, [partial(lease.renewed, at)]))
+
+
 class SimulatedJournal(Journal):
     """Commits the real groups in the world's time. A supervisor's death takes what is not committed."""
 
-    def __init__(self, world: World, database: Database, clock: Clock, changed: Effect) -> None:
-        super().__init__(database, clock, changed)
+    def __init__(
+        self,
+        world: World,
+        database: Database,
+        clock: Clock,
+        changed: Effect,
+        member: str | None,
+        look_interval: Callable[[], float],
+    ) -> None:
+        super().__init__(database, clock, changed, member, look_interval)
         self._world = world
         self._committing = False
         self._arrives = 0.0
@@ -544,6 +606,7 @@ class SimulatedRunner:
         self.order_to_die: signal.Signals | None = None
         """The first signal that the supervisor sent."""
         self._exit: Exit | None = None
+        self._died_with: list[Held] = []
         self._queue: deque[m.Assignment] = deque()
         self._inbox: deque[m.ToRunner] = deque()
         """What has arrived on the data channel and has not been read."""
@@ -553,6 +616,7 @@ class SimulatedRunner:
         self._worn = False
         self._seq = 0
         self._listening = False
+        self._live_until = inf
         self._life = self._live()
         world.runners.append(self)
         self._go_on()
@@ -561,8 +625,11 @@ class SimulatedRunner:
 
     def reap(self) -> Exit | None:
         """Return how the process ended, or None if it lives."""
-        if self._exit is not None and self.recorder.page is None and self._world.supervisor is not None:
-            self._world.witness.died_in_doubt(_hands(self._world.supervisor)[self.number])
+        if self._exit is not None and self._world.supervisor is not None:
+            if self.recorder.page is None:
+                self._world.witness.died_in_doubt(_hands(self._world.supervisor)[self.number])
+            if self._world.supervisor._roster.runners[self.number].stop_order is not None:
+                self._world.witness.stopped_meanwhile(self._died_with)
         return self._exit
 
     def signal_group(self, number: signal.Signals) -> None:
@@ -570,6 +637,9 @@ class SimulatedRunner:
         self.order_to_die = self.order_to_die or number
         if number == signal.SIGKILL or not self._world.chance(0.3):
             self._world.after(self._world.delay(), partial(self.die, -number))
+
+    def bind_group(self) -> None:
+        """It starts nothing that could outlive it."""
 
     def ask_for_stacks(self) -> None:
         """Print nothing."""
@@ -589,6 +659,7 @@ class SimulatedRunner:
         self._exit = Exit(returncode, 1, 0.1)
         self._world.runners.remove(self)
         running = self._running()
+        self._died_with = [_held(assignment) for assignment in running]
         for assignment in running:
             self._world.witness.died(assignment, self.order_to_die, among=len(running))
         if self._world.chance(0.1):
@@ -603,6 +674,17 @@ class SimulatedRunner:
     def vanish(self) -> None:
         """End with the supervisor, with nobody left to ask how."""
         self._exit = Exit(-signal.SIGKILL, 1, 0.1)
+
+    def _may_live(self, until: float | None) -> None:
+        """Put the dead-man's timer off. It is the supervisor's doing if it fires."""
+        assert until is not None
+        self._live_until = until
+        self._world.after(max(0.0, until - self._world.now), self._die_unless_told_more)
+
+    def _die_unless_told_more(self) -> None:
+        if self._world.now >= self._live_until:
+            self.order_to_die = self.order_to_die or signal.SIGKILL
+            self.die(-signal.SIGKILL)
 
     # The control channel: heard at once, whatever the handler does
 
@@ -632,6 +714,10 @@ class SimulatedRunner:
                 self._queue.clear()
             case m.Cancel() | m.WindowClosed():
                 self._wanted_to_stop.add((message.execution, message.claim))
+            case m.Welcome():
+                self._may_live(message.live_until)
+            case m.LiveOn():
+                self._may_live(message.until)
 
     # The life of a runner
 
@@ -705,6 +791,8 @@ class SimulatedRunner:
         script = Script(self._world, assignment)
         held = _held(assignment)
         self._world.witness.begins(assignment)
+        if assignment.says_began:
+            self.wire.to_supervisor("data", m.Began(*held))
         self.current = assignment
         self._note("handler")
         report: m.Report | None = None
@@ -853,7 +941,9 @@ class SharedRunner(SimulatedRunner):
 
     def _heed(self, message: m.ToRunner) -> None:
         assert not isinstance(message, m.Recall), "nothing of a shared runner waits"
-        if isinstance(message, m.Interrupt):
+        if isinstance(message, m.Welcome | m.LiveOn):
+            super()._heed(message)
+        elif isinstance(message, m.Interrupt):
             for strand in list(self.strands.values()):
                 if _held(strand.assignment) == (message.execution, message.claim):
                     strand.interrupt()
@@ -1005,6 +1095,9 @@ _KINDS: dict[str, tuple[Literal["compute", "checkpoint", "step"], ...]] = {
     "limited": ("compute", "checkpoint", "step"),
     "hurried": ("step", "compute"),
     "media": ("step", "checkpoint"),
+    "keyed": ("compute", "step"),
+    "rated": ("compute", "step"),
+    "paced": ("compute", "checkpoint"),
     "cron": ("step",),
 }
 _LENGTH = {
@@ -1019,6 +1112,9 @@ _LENGTH = {
     "limited": 3,
     "hurried": 3,
     "media": 2,
+    "keyed": 2,
+    "rated": 1,
+    "paced": 2,
     "cron": 2,
 }
 
@@ -1049,6 +1145,7 @@ class Witness:
         self._facts: dict[Held, Fact] = {}
         self._in_doubt: dict[Held, int] = {}
         """Attempts that were in the hands of a runner whose page was damaged, with its death's number."""
+        self._stopped_meanwhile: set[Held] = set()
         self._lost: dict[Held, str] = {}
         """Attempts that were running when the supervisor died, with what is to be stored of them."""
         self._windows = {task.spec.name: task.windows for task in known_tasks().values()}
@@ -1057,6 +1154,8 @@ class Witness:
         """Executions that a client wanted cancelled, whether or not it came to that."""
         self.retried: dict[str, int] = {}
         """The claim that was the last before a client gave new attempts."""
+        self._starts: dict[str, list[float]] = {}
+        """When executions of tasks with a rate began."""
         self.leaps: list[tuple[float, float]] = []
         """When the wall clock leapt, and by how much it had run ahead before."""
         self.endings: Counter[str] = Counter()
@@ -1090,6 +1189,7 @@ class Witness:
         """A handler begins."""
         held, task = _held(assignment), assignment.task
         self._world.note(f"{held} of {task} begins")
+        self._under_the_lease(held)
         if assignment.execution in self._live:
             raise Violation(f"{held} begins while {self._live[assignment.execution]} is live")
         again_after_doubt = self._in_doubt.pop(held, None) is not None
@@ -1099,12 +1199,41 @@ class Witness:
         running = sum(other.task == task for other in self._live.values())
         if limit is not None and running >= limit:
             raise Violation(f"{held} begins, though {running} of {task} run already")
+        self._counts_by_key(assignment)
+        self._counts_starts(assignment)
         if not self._open_lately(task):
             raise Violation(f"{held} of {task} begins outside its window")
         if self._world.now - self._arrived[held] > LONGEST_WAIT:
             raise Violation(f"{held} has waited in its runner's hands since {self._arrived[held]}")
         self._begun.add(held)
         self._live[assignment.execution] = assignment
+
+    def _counts_by_key(self, assignment: m.Assignment) -> None:
+        by_key = SPECS[assignment.task].concurrency_by_key
+        if by_key is None:
+            return
+        live = [other.execution for other in self._live.values() if other.task == assignment.task]
+        keys = [self._key_of(execution) for execution in (assignment.execution, *live)]
+        if keys.count(keys[0]) > by_key.most:
+            raise Violation(f"{_held(assignment)} begins beside {live}, with the keys {keys}")
+
+    def _key_of(self, execution: str) -> str:
+        with self._world.database.reading() as connection:
+            key: str = connection.scalars(select(_e.concurrency_key).where(_e.id == execution)).one()
+        return key
+
+    def _counts_starts(self, assignment: m.Assignment) -> None:
+        """Hold a start against the rate; a wall clock that leaps forward frees places early."""
+        rate = SPECS[assignment.task].rate
+        if rate is None:
+            return
+        now = self._world.now
+        starts = self._starts.setdefault(assignment.task, [])
+        starts.append(now)
+        first = max([now - rate.seconds, *(when for when, _ in self.leaps)])
+        lately = sum(at > first for at in starts)
+        if lately > rate.count:
+            raise Violation(f"{_held(assignment)} is start {lately} of {assignment.task} since {first}")
 
     def _open_lately(self, task: str) -> bool:
         """Tell whether the window is open, or was when a runner could not yet have heard of its closing."""
@@ -1121,8 +1250,13 @@ class Witness:
 
     def step_begins(self, held: Held, name: str) -> None:
         """A step's function is called."""
+        self._under_the_lease(held)
         if (held[0], name) in self._acknowledged:
             raise Violation(f"{name!r} of {held} runs again, though it was acknowledged")
+
+    def _under_the_lease(self, held: Held) -> None:
+        if self._world.now >= self._world.lease_ends:
+            raise Violation(f"{held} runs, though another supervisor may have it")
 
     def step_acknowledged(self, held: Held, name: str) -> None:
         """The handler has heard that a step is committed."""
@@ -1153,6 +1287,10 @@ class Witness:
         del self._live[assignment.execution]
         self._facts[_held(assignment)] = Fact("died", stopped=order is not None, among=among)
 
+    def stopped_meanwhile(self, dead: list[Held]) -> None:
+        """The supervisor wanted to stop them, and may not have known that they were dead."""
+        self._stopped_meanwhile.update(dead)
+
     def died_in_doubt(self, in_hand: list[Held]) -> None:
         """A runner has died and its page cannot be read: only order tells who may have been running."""
         death = len(self._in_doubt)
@@ -1176,7 +1314,7 @@ class Witness:
             if held in ended:
                 continue  # its report is acted upon; what could not be stored is run again
             charged = lost >= attempts.DEATHS_ALLOWED
-            begun = left.may_have_begun(held)
+            begun = left.may_have_begun(ME.id, held)
             self._lost[held] = ("crashed" if charged else "lost") if begun else "nothing"
 
     def stopped_cleanly(self, connection: Connection, supervisor: SimulatedSupervisor) -> None:
@@ -1239,6 +1377,8 @@ class Witness:
                     allowed |= {"crashed"}
             case Fact("interrupted"):
                 allowed |= {"crashed" if row.task == "hurried" else "stopped"}
+        if held in self._stopped_meanwhile:
+            allowed |= {"stopped"}
         if held[0] in self.cancelled:
             allowed |= {"cancelled"}
         if held in self._in_doubt:
@@ -1293,6 +1433,7 @@ class Clients:
         self._plan(self.kill_runner, 0, 4)
         self._plan(self.terminate, 0, 2)
         self._plan(self.kill_supervisor, 0, 3)
+        self._plan(self.refuse_renewals, 0, 2)
 
         for _ in range(4):
             closing = self._world.random.uniform(CLOSING - 0.3, CLOSING)
@@ -1311,6 +1452,7 @@ class Clients:
             priority=pick((0, 0, 5)),
             delay=pick((0.0, 0.0, 0.0, 0.3)),
             dedupe_key=pick((None, None, None, f"key of {task}")),
+            concurrency_key=pick(("a", "b", "c")) if task == "keyed" else None,
         )
         answer = self._perform(InvokeMany([new] * pick((1, 1, 3, 12))))
         assert isinstance(answer, Invoked)
@@ -1367,6 +1509,11 @@ class Clients:
         """Let the supervisor die."""
         if self._world.supervisor is not None:
             raise SupervisorDied
+
+    def refuse_renewals(self) -> None:
+        """Let the database take no renewal of the lease for a while."""
+        self._world.note("no renewals")
+        self._world.no_renewals_until = self._world.now + self._world.random.uniform(0.2, 1.5)
 
     def _perform(self, operation: Operation) -> object:
         with self._world.database.writing() as connection:
@@ -1433,6 +1580,9 @@ def _move_into(world: World, patch: pytest.MonkeyPatch) -> None:
     ids = (f"{number:036d}" for number in count(1))
     patch.setattr(executions, "new_id", lambda: next(ids))
     patch.setattr(endings, "random", world.random)
+    for module in (leasing, uptime, work):
+        patch.setattr(module, "uptime", lambda: world.now)
+    patch.setattr(supervisor, "renew_from_environment", partial(renew, world))
     patch.setattr(writes, "PAGE_BYTES", 40)  # two steps at once, so that most must be asked for
     patch.setattr(supervisor, "Router", partial(SimulatedRouter, world))
     patch.setattr(supervisor, "PokeSocket", NoPokes)
@@ -1444,11 +1594,22 @@ def _move_into(world: World, patch: pytest.MonkeyPatch) -> None:
 
 def _one_life(world: World) -> bool:
     """Start a supervisor and let it live; tell whether it has settled everything."""
-    cron = supervisor._prepare(world.database, known_tasks(), "UTC", world.clock, world.left)
+    cron = begin(world.database, known_tasks(), "UTC", world.clock, world.left, ME, lease=1.0)
     manifest = Manifest(app="world:app", tasks=tuple(SPECS.values()))
     nowhere = Path("/nowhere")
     one = SimulatedSupervisor(
-        SETTINGS, manifest, known_tasks(), cron, world.database, nowhere, [], world.clock, False
+        ME,
+        lease_in(world),
+        SETTINGS,
+        manifest,
+        known_tasks(),
+        cron,
+        world.database,
+        nowhere,
+        [],
+        world.clock,
+        False,
+        ServiceManager(),
     )
     world.note("a supervisor starts")
     try:
@@ -1458,7 +1619,8 @@ def _one_life(world: World) -> bool:
         world.supervisor = None
         one.die()
         pages = [(runner.recorder.read(), runner.recorder.outbox()) for runner in world.runners]
-        world.left = understood([] if world.chance(0.3) else pages)  # or the folder is gone with the machine
+        # Or the folder is gone with the machine.
+        world.left = understood([] if world.chance(0.3) else pages, ME.id)
         while world.runners:
             world.runners.pop().vanish()
         with world.database.reading() as connection:

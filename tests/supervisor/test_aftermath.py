@@ -41,9 +41,9 @@ def recorder(folder: Path, number: int = 1) -> Recorder:
 
 def test_a_folder_without_recorders_tells_nothing(tmp_path: Path) -> None:
     """Whatever was in hand may have begun."""
-    left = aftermath.read(tmp_path)
+    left = aftermath.read(tmp_path, "one")
     assert (left.begun, left.complete) == (frozenset(), False)
-    assert left.may_have_begun(("a", 1))
+    assert left.may_have_begun("one", ("a", 1))
 
 
 def test_only_what_a_recorder_names_had_begun(tmp_path: Path) -> None:
@@ -54,9 +54,13 @@ def test_only_what_a_recorder_names_had_begun(tmp_path: Path) -> None:
     in_step.begin_step("charge")
     recorder(tmp_path, 3)
     Recorder.create(tmp_path / "runner-4")
-    left = aftermath.read(tmp_path)
-    assert left == aftermath.Aftermath(frozenset({("a", 1), ("b", 2)}), complete=True)
-    assert [left.may_have_begun(held) for held in (("a", 1), ("a", 2), ("c", 1))] == [True, False, False]
+    left = aftermath.read(tmp_path, "one")
+    assert left == aftermath.Aftermath(frozenset({("a", 1), ("b", 2)}), complete=True, supervisor="one")
+    assert [left.may_have_begun("one", held) for held in (("a", 1), ("a", 2), ("c", 1))] == [
+        True,
+        False,
+        False,
+    ]
 
 
 @pytest.mark.parametrize("page", [b"", b"CONDUCTOR-FR-01\0", b"\xff" * PAGE_SIZE])
@@ -64,7 +68,7 @@ def test_a_recorder_that_cannot_be_read_is_unknown(tmp_path: Path, page: bytes) 
     """Anything may have begun in its runner; what the others tell is known all the same."""
     recorder(tmp_path, 1).begin("a", 1)
     (tmp_path / "runner-2").write_bytes(page)
-    left = aftermath.read(tmp_path)
+    left = aftermath.read(tmp_path, "one")
     assert (left.begun, left.complete) == (frozenset({("a", 1)}), False)
 
 
@@ -90,7 +94,7 @@ def running(database: Database, count: int) -> list[Claimed]:
     """Return executions that a supervisor had claimed when it died."""
     with database.writing() as connection:
         assert isinstance(perform(connection, InvokeMany([NewExecution(task="job")] * count), NOW), Invoked)
-        return executions.claim(connection, [Wanted("job", count)], count, "dead", NOW)
+        return executions.claim(connection, [Wanted("job", count)], count, "dead", NOW).claimed
 
 
 def view(database: Database, execution: str) -> ExecutionView:
@@ -104,7 +108,7 @@ def view(database: Database, execution: str) -> ExecutionView:
 def act(database: Database, *reports: Finished | Failed | Released, folder: Path) -> int:
     """Leave reports in a recorder, and act on what it tells."""
     assert recorder(folder).keep(pack(reports))
-    left = aftermath.read(folder)
+    left = aftermath.read(folder, "one")
     with database.writing() as connection:
         return aftermath.act_on_reports(connection, left.reports, TASKS, NOW)
 

@@ -8,12 +8,13 @@ from typing import cast
 import pytest
 from holdings import NOW, runner, task
 
+from conductor_protocol.manifest import RateSpec, TaskSpec
 from conductor_supervisor import intake as intake_module
 from conductor_supervisor.intake import LOOK_AGAIN, Intake
 from conductor_supervisor.journal import Journal
 from conductor_supervisor.roster import Pool, Roster
 from conductor_supervisor.work import Work
-from conductor_supervisor.writes import Claim, Look, Seen, Sweep, Write
+from conductor_supervisor.writes import Brought, Claim, Look, Seen, Sweep, Write
 
 
 class Site:
@@ -22,14 +23,16 @@ class Site:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.written: list[Write] = []
         self.seconds = 0.0
+        self.now = NOW
         monkeypatch.setattr(intake_module, "time", SimpleNamespace(monotonic=lambda: self.seconds))
         roster = Roster({Pool(): 1})
         roster.runners[1] = runner()
         work = SimpleNamespace(
-            tasks={"job": task()},
+            tasks={"job": task(TaskSpec(name="job", rate=RateSpec(2, 10.0)))},
             roster=roster,
             draining=False,
-            clock=SimpleNamespace(now=lambda: NOW),
+            closed=False,
+            clock=SimpleNamespace(now=lambda: self.now),
             place=lambda: None,
             take=lambda taken: None,
         )
@@ -57,7 +60,7 @@ def test_a_look_follows_a_look_or_a_claim_that_failed(site: Site, kind: type[Loo
     assert isinstance(look, Look)
     assert isinstance(claim, Claim)
     if kind is Look:
-        claim.then([])
+        claim.then(Brought([], {}))
         look.refused("it broke")
     else:
         look.then(Seen(0, None, [], set()))
@@ -67,6 +70,29 @@ def test_a_look_follows_a_look_or_a_claim_that_failed(site: Site, kind: type[Loo
     site.seconds += LOOK_AGAIN
     (again,) = site.turn(Look)
     assert isinstance(again, Look)
+
+
+def test_a_task_that_has_used_up_its_rate_is_claimed_again_when_a_place_is_free(site: Site) -> None:
+    """Not before, whatever stirs; then at once; and the loop knows when to wake."""
+    (claim,) = site.turn(Claim)
+    assert isinstance(claim, Claim)
+    assert claim.wanted[0].rate == RateSpec(2, 10.0)
+    claim.then(Brought([], {"job": NOW + 5_000_000}))
+    assert site.intake.seconds_to_next(NOW) == 5.0
+    site.intake.stir()
+    assert site.turn(Claim) == []
+    site.now = NOW + 5_000_000
+    assert len(site.turn(Claim)) == 1
+    assert site.intake.seconds_to_next(site.now) is None
+
+
+def test_a_clock_that_has_gone_back_does_not_keep_a_rated_task_waiting(site: Site) -> None:
+    """What was said of a later moment holds no more: the database is asked again."""
+    (claim,) = site.turn(Claim)
+    assert isinstance(claim, Claim)
+    claim.then(Brought([], {"job": NOW + 5_000_000}))
+    site.now = NOW - 1
+    assert len(site.turn(Claim)) == 1
 
 
 def test_expired_executions_are_removed_at_once_again_while_there_are_more(site: Site) -> None:

@@ -77,7 +77,9 @@ def invoked(journal: Journal, count: int) -> list[str]:
 def claimed(journal: Journal, count: int) -> list[Taken]:
     """Claim executions."""
     taken: list[Taken] = []
-    act(journal, Claim([Wanted("job", count)], count, "me", taken.extend, fail))
+    act(
+        journal, Claim([Wanted("job", count)], count, "me", lambda brought: taken.extend(brought.taken), fail)
+    )
     return taken
 
 
@@ -100,13 +102,13 @@ def test_endings_free_places_for_the_claims_of_the_same_group(journal: Journal) 
     invoked(journal, 6)
     wanted = [Wanted("job", 10, concurrency=3)]
     first: list[Taken] = []
-    act(journal, Claim(wanted, 10, "me", first.extend, fail))
+    act(journal, Claim(wanted, 10, "me", lambda brought: first.extend(brought.taken), fail))
     assert len(first) == 3
     second: list[Taken] = []
     late: list[bool] = []
     act(
         journal,
-        Claim(wanted, 10, "me", second.extend, fail),
+        Claim(wanted, 10, "me", lambda brought: second.extend(brought.taken), fail),
         *(EndAttempt(completion(taken), late.append, fail) for taken in first),
     )
     assert len(second) == 3

@@ -52,6 +52,8 @@ class Ward:
         self.unborn: list[str] = []
         self.printed: list[str] = []
         self.readied = 0
+        self._others = psutil.Process().children()
+        """Helpers of tests before us in this process, which live on."""
         self.leftovers = Leftovers()
         self.nursery = Nursery(
             self.roster,
@@ -116,6 +118,10 @@ class Ward:
         self.until(lambda: len(self.born) > before, "a runner is born")
         return self.born[-1]
 
+    def children(self) -> list[psutil.Process]:
+        """Return the children that we have by this test."""
+        return [child for child in psutil.Process().children() if child not in self._others]
+
     @property
     def template(self) -> psutil.Process:
         template = self.nursery._template
@@ -148,7 +154,7 @@ def ward(tmp_path: Path, app: Callable[[str], None]) -> Iterator[Ward]:
     yield ward
     ward.end()
     deadline = time.monotonic() + PATIENCE
-    while psutil.Process().children():
+    while ward.children():
         assert time.monotonic() < deadline, "a child is left"
         ward.leftovers.reap(())
     adopt_orphans(False)
@@ -332,7 +338,7 @@ def test_a_runner_that_dies_before_we_hear_of_its_birth_is_born_dead(ward: Ward)
     deadline = time.monotonic() + PATIENCE
     while not runner:
         assert time.monotonic() < deadline, "no runner is forked"
-        runner = [child for child in psutil.Process().children() if child != template]
+        runner = [child for child in ward.children() if child != template]
     runner[0].kill()
     os.waitid(os.P_PID, runner[0].pid, os.WEXITED | os.WNOWAIT)
     ward.nursery.reap()
@@ -359,7 +365,7 @@ def test_orphans_of_runners_are_reaped(ward: Ward) -> None:
     ward.nursery.reap()  # before there is one, and with one that lives
     parent.kill()
     parent.wait()
-    ward.until(lambda: not psutil.Process().children(), "it is reaped")
+    ward.until(lambda: not ward.children(), "it is reaped")
 
 
 def test_a_template_that_falls_silent_and_lives_is_ended(

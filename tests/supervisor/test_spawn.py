@@ -177,6 +177,28 @@ def test_what_a_dead_child_left_behind_ends_with_it(start: Start) -> None:
     assert not Path(recorder).exists()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux's kernel does that")
+@pytest.mark.parametrize("stopped", [False, True])
+def test_the_kernel_ends_what_a_child_has_started_when_it_dies(start: Start, stopped: bool) -> None:
+    """Nobody needs to notice the death for that; and the child's own end is told as it was."""
+    child = start(
+        """
+        other = subprocess.Popen([sys.executable, "-c", "import signal; signal.pause()"])
+        signal.signal(signal.SIGTERM, lambda *_: os._exit(3))
+        say(other.pid)
+        signal.pause()
+        """
+    )
+    other = psutil.Process(int(said(child)))  # type: ignore[call-overload]
+    child.bind_group()
+    if stopped:
+        other.suspend()
+    os.kill(child.pid, signal.SIGTERM)
+    psutil.wait_procs([other], timeout=PATIENCE)
+    assert not other.is_running() or other.status() == psutil.STATUS_ZOMBIE
+    assert death(child).returncode == 3
+
+
 def test_the_lifeline_ends_when_we_let_go(start: Start) -> None:
     """By that a child learns that its supervisor is gone."""
     child = start(

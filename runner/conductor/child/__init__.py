@@ -5,6 +5,7 @@
 ``process``      makes a process a runner: its birth, its signals, its output, its end
 ``connection``   both channels, from hello to goodbye
 ``control``      the thread that keeps the heartbeat and hears what the supervisor pushes
+``deadman``      the timer that ends a runner when the supervisor says nothing more
 ``link``         the data channel: questions, reports, work
 ``eventloop``    what async handlers need, imported for those who have any
 ``lifespan``     what handlers share in a runner

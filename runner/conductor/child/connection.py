@@ -9,6 +9,7 @@ from typing import Self
 import zmq
 
 from conductor.child.control import ControlThread, Intents
+from conductor.child.deadman import DeadMansTimer
 from conductor.child.link import DataLink
 from conductor_protocol.birth import Birth
 from conductor_protocol.messages import PROTOCOL_VERSION, Channel, Hello
@@ -30,6 +31,7 @@ class Connection:
         self._lifeline = lifeline
         self._context = zmq.Context()
         self._control: ControlThread | None = None
+        self._deadman = DeadMansTimer()
         self.data = DataLink(recorder)
         self.intents = Intents()
 
@@ -39,10 +41,16 @@ class Connection:
         :raises ProtocolError: if the supervisor does not answer in time.
         """
         self._control = ControlThread(
-            self._connect(), self._hello("control"), self._lifeline, self.intents, self.data.give_back
+            self._connect(),
+            self._hello("control"),
+            self._lifeline,
+            self._deadman,
+            self.intents,
+            self.data.give_back,
         )
         self._control.start()
         self.data.open(self._connect(), self._hello("data"), PATIENCE)
+        self._deadman.put_off(self.data.terms.live_until)  # before any work begins
 
     def __enter__(self) -> Self:
         return self
@@ -53,6 +61,8 @@ class Connection:
         """Say goodbye, unless something went wrong: then the end of the process tells."""
         if self._control is not None:
             self._control.finish(say_goodbye=error is None)
+        if error is None:
+            self._deadman.disarm()
         self.data.close()
         self._context.term()
 

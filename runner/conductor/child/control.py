@@ -1,11 +1,13 @@
 """The control channel: a small thread that keeps the heartbeat and hears what the supervisor pushes.
 
-It goes on while a handler computes. It also watches the lifeline: when the supervisor is gone, this process
-and all that it started end at once.
+It goes on while a handler computes. It also watches the lifeline and the dead-man's timer: when the
+supervisor is gone, or has not said for too long that we may live, this process and all that it started end
+at once.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import threading
@@ -16,6 +18,7 @@ from typing import NoReturn
 
 import zmq
 
+from conductor.child.deadman import DeadMansTimer
 from conductor_protocol import messages as m
 from conductor_protocol.birth import STACKS_SIGNAL
 from conductor_protocol.codec import pack, unpack_to_runner
@@ -95,16 +98,19 @@ class ControlThread:
         socket: zmq.Socket[bytes],
         hello: m.Hello,
         lifeline: int,
+        deadman: DeadMansTimer,
         intents: Intents,
         give_back: Callable[[], Sequence[m.Assignment]],
     ) -> None:
         """
         :param socket: connected; from :meth:`start` on it belongs to the thread, which closes it.
         :param lifeline: the descriptor that ends when the supervisor does.
+        :param deadman: is put off when the supervisor says so.
         :param give_back: takes what has not been begun out of the runner's hands.
         """
         self._socket = socket
         self._lifeline = lifeline
+        self._deadman = deadman
         self._intents = intents
         self._give_back = give_back
         self._heartbeat = HEARTBEAT
@@ -131,9 +137,10 @@ class ControlThread:
             poller.register(source, zmq.POLLIN)
         next_beat = time.monotonic()
         while True:
-            wait = max(0.0, next_beat - time.monotonic())
-            ready = dict(poller.poll(round(wait * 1000)))
-            if self._lifeline in ready:
+            wait = max(0.0, min(next_beat - time.monotonic(), self._deadman.left))
+            ready = dict(poller.poll(math.ceil(wait * 1000)))
+            # Looked at before what lies in the socket is: a word that comes too late changes nothing.
+            if self._lifeline in ready or self._deadman.left <= 0:
                 end_at_once()
             if self._socket in ready:
                 self._listen()
@@ -151,6 +158,9 @@ class ControlThread:
             match message:
                 case m.Welcome():
                     self._heartbeat = message.heartbeat
+                    self._deadman.put_off(message.live_until)
+                case m.LiveOn():
+                    self._deadman.put_off(message.until)
                 case m.ShutdownIntent():
                     self._intents.shut_down()
                 case m.WindowClosed():

@@ -149,6 +149,7 @@ class AsyncLink(HandlerLink):
 
     def run(self, handler: Coroutine[Any, Any, object]) -> object:
         """Run the handler to its end, and return what it returns."""
+        self.begin()
         return self._loop.run(handler, self, self._data)
 
     async def ask(self, step: str | None, limit: float | None) -> m.Word:

@@ -26,6 +26,7 @@ class HandlerLink:
     def __init__(self, assignment: m.Assignment, data: DataLink, recorder: Record, intents: Intents) -> None:
         self._held = (assignment.execution, assignment.claim)
         self._attempt = assignment.attempt
+        self._says_began = assignment.says_began
         self._data = data
         self._recorder = recorder
         self._intents = intents
@@ -35,6 +36,11 @@ class HandlerLink:
         self._progress: m.Progress | None = None
         self._progress_sent = float("-inf")
         self.max_result = data.max_result
+
+    def begin(self) -> None:
+        """The handler is called now: say so, where somebody counts that."""
+        if self._says_began:
+            self._data.tell(m.Began(*self._held))
 
     def stop_wanted(self) -> bool:
         """Tell whether a release or cancellation has been pushed."""

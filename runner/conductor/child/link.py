@@ -205,7 +205,7 @@ class DataLink:
         self._look_again()
         return kept
 
-    def tell(self, message: m.Progress) -> None:
+    def tell(self, message: m.Progress | m.Began) -> None:
         """Send what needs no answer."""
         with self._lock:
             self._open_socket.send(pack([message]))

@@ -13,6 +13,7 @@ import signal
 import sys
 import threading
 from contextlib import AbstractContextManager, nullcontext, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -25,7 +26,7 @@ from conductor.child.lifespan import shared
 from conductor.child.loading import load
 from conductor.child.output import console, flush_output
 from conductor.child.session import Session
-from conductor.client import enter_runner
+from conductor.client import RunnerPerformer, enter_runner
 from conductor_protocol.birth import BIRTH_FD, MARK, STACKS_SIGNAL, Birth, read_birth
 from conductor_protocol.errors import UsageError
 from conductor_protocol.recorder import Recorder
@@ -87,8 +88,10 @@ def serve(app: Conductor, birth: Birth, lifeline: BinaryIO) -> None:
     console.mark_with(birth.output_key)
     recorder = Recorder(Path(birth.recorder), birth.at_once if birth.isolation == "shared" else 0)
     forks.when_forked(recorder.disown)
+    forks.when_forked(partial(os.close, lifeline.fileno()))
     with _event_loop(app) as loop, Connection(birth, lifeline.fileno(), recorder) as connection:
-        enter_runner(app.database_url(), connection.data)
+        url = app.database_url()
+        enter_runner(url, RunnerPerformer(url, connection.data))
         with shared(app.lifespan_function, loop) as state:
             forks.end_if_forked()
             connection.open()
@@ -118,7 +121,12 @@ def _inherited_lifeline() -> BinaryIO:
             f"{BIRTH_FD} names no descriptor; runners are started by conductor-supervisor"
         ) from None
     os.set_inheritable(descriptor, False)
-    return os.fdopen(descriptor, "rb")
+    return lifeline_at(descriptor)
+
+
+def lifeline_at(descriptor: int) -> BinaryIO:
+    """Return the lifeline. Only the end of this process closes it: what it has started dies of that."""
+    return os.fdopen(descriptor, "rb", closefd=False)
 
 
 def die_with_the_supervisor(lifeline: BinaryIO) -> None:

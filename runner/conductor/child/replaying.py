@@ -238,11 +238,8 @@ class _FromTheRecord:
             self._debugger.stop_before_step()
 
 
-class _ReadOnly:
+class _ReadOnly(StorePerformer):
     """A performer that writes nothing."""
-
-    def __init__(self, url: str) -> None:
-        self._store = StorePerformer(url)
 
     def perform(self, operation: Operation) -> Answer:
         """Perform an operation that only reads.
@@ -250,12 +247,20 @@ class _ReadOnly:
         :raises NotInReplay: for all others.
         """
         _refuse_to_write(operation)
-        return self._store.perform(operation)
+        return super().perform(operation)
 
     async def perform_async(self, operation: Operation) -> Answer:
         """See :meth:`perform`."""
         _refuse_to_write(operation)
-        return await self._store.perform_async(operation)
+        return await super().perform_async(operation)
+
+    def perform_on(self, _connection: object, operation: InvokeMany) -> Answer:
+        """:raises NotInReplay: always: this writes."""
+        return self.perform(operation)
+
+    async def perform_on_async(self, _connection: object, operation: InvokeMany) -> Answer:
+        """See :meth:`perform_on`."""
+        return await self.perform_async(operation)
 
 
 def _refuse_to_write(operation: Operation) -> None:

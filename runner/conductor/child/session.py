@@ -105,6 +105,7 @@ class Session:
     ) -> object:
         if not isinstance(link, SyncLink):
             return link.run(task.function(event, AsyncContext(assignment, link, state)))
+        link.begin()
         result = task.function(event, Context(assignment, link, state))
         if inspect.iscoroutine(result):
             result.close()

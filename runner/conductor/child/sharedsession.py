@@ -105,7 +105,8 @@ class SharedSession:
             return called
         task, event = called
         link = self._loop.link(assignment, self._data, record, self._intents)
-        handler = await self._run(_call(task, event, AsyncContext(assignment, link, state)), assignment, link)
+        call = _call(task, event, AsyncContext(assignment, link, state), link)
+        handler = await self._run(call, assignment, link)
         held = (assignment.execution, assignment.claim)
         try:
             encoded = task.result_to_json(handler.result(), self._data.max_result)
@@ -137,9 +138,12 @@ class SharedSession:
         return handler
 
 
-async def _call(task: Task[..., Any, Any], event: Event[Any], context: AsyncContext) -> object:
+async def _call(
+    task: Task[..., Any, Any], event: Event[Any], context: AsyncContext, link: AsyncLink
+) -> object:
     """Call a handler inside its own asyncio task, so that whatever the call raises ends that."""
     try:
+        link.begin()
         result = await task.function(event, context)
     except BaseException as error:
         forks.end_if_forked(error)

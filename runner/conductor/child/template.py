@@ -27,6 +27,7 @@ from conductor.child.process import (
     end_quickly,
     flush_all,
     imported,
+    lifeline_at,
     serve,
     told_at_birth,
 )
@@ -157,7 +158,7 @@ def _fork_when_asked(requests: socket.socket, lifeline: BinaryIO) -> TheirEnds |
         answer = _fork()
         if answer is None:
             requests.close()
-            lifeline.close()
+            os.close(lifeline.fileno())
             return ends
         for end in ends:
             os.close(end)
@@ -233,7 +234,7 @@ def _be_a_runner(app: Conductor, ends: TheirEnds, supervisor: int) -> int:
     _take_streams(ends)
     # Orphans of what we start stay ours as long as we live; then the supervisor finds and ends them.
     C.prctl(PR_SET_CHILD_SUBREAPER, 1)
-    lifeline = os.fdopen(ends.birth, "rb")
+    lifeline = lifeline_at(ends.birth)
     birth = told_at_birth(lifeline)
     # The birth is told only to a child of the supervisor's. Had it died since, it would not be our parent.
     if os.getppid() != supervisor:

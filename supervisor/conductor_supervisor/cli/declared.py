@@ -7,7 +7,15 @@ from datetime import datetime
 import click
 from msgspec import Struct
 
-from conductor_protocol.manifest import Isolation, ScheduleSpec, TaskSpec, WindowSpec
+from conductor_protocol.limits import limits_in_words, rate_in_words
+from conductor_protocol.manifest import (
+    Isolation,
+    KeyLimitSpec,
+    RateSpec,
+    ScheduleSpec,
+    TaskSpec,
+    WindowSpec,
+)
 from conductor_protocol.units import Instant, in_words, moment, size_in_words
 from conductor_supervisor.cli import render
 from conductor_supervisor.cli.site import Site, json_option, located
@@ -17,7 +25,8 @@ NOTHING = (
 )
 
 HEADINGS = (
-    *("TASK", "QUEUE", "TRIGGERS", "WINDOW", "CONCURRENCY", "ATTEMPTS", "TIMEOUT", "MEMORY", "ISOLATION"),
+    *("TASK", "QUEUE", "TRIGGERS", "WINDOW", "CONCURRENCY", "RATE", "ATTEMPTS", "TIMEOUT", "MEMORY"),
+    "ISOLATION",
     "",
 )
 
@@ -34,6 +43,8 @@ class TaskView(Struct, frozen=True, kw_only=True):
     """Changes to tables that make an execution, such as ``public.contact.insert``."""
     windows: tuple[WindowSpec, ...]
     concurrency: int | None
+    concurrency_by_key: KeyLimitSpec | None
+    rate: RateSpec | None
     max_attempts: int
     timeout: float | None
     memory: int | None
@@ -66,7 +77,8 @@ def tasks(site: Site, as_json: bool) -> None:
                     view.queue,
                     ", ".join((["invoke"] if view.invocable else []) + view.schedules + view.events),
                     ", ".join(_window_in_words(window) for window in view.windows) or "always",
-                    str(view.concurrency or ""),
+                    limits_in_words(view.concurrency, view.concurrency_by_key),
+                    "" if view.rate is None else rate_in_words(view.rate),
                     str(view.max_attempts),
                     in_words(view.timeout) if view.timeout is not None else "",
                     size_in_words(view.memory) if view.memory is not None else "",
@@ -96,6 +108,8 @@ def _task_view(spec: TaskSpec, paused: set[tuple[str, str]]) -> TaskView:
         events=list(dict.fromkeys(c.event(operation) for c in spec.changes for operation in c.operations)),
         windows=spec.windows,
         concurrency=spec.concurrency,
+        concurrency_by_key=spec.concurrency_by_key,
+        rate=spec.rate,
         max_attempts=spec.max_attempts,
         timeout=spec.timeout,
         memory=spec.memory,

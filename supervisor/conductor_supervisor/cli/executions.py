@@ -58,6 +58,9 @@ LONGEST_WAIT = 0.5
 @click.option(
     "--dedupe-key", metavar="KEY", help="While one with this key is unfinished, that one is given back."
 )
+@click.option(
+    "--concurrency-key", metavar="KEY", help="What it is counted under, where its task limits by key."
+)
 @click.option("--wait", is_flag=True, help="Wait until it has finished, and print its result.")
 @click.option("--timeout", metavar="DURATION", help="With --wait: wait no longer than this.")
 @json_option
@@ -71,6 +74,7 @@ def invoke(
     run_at: str | None,
     priority: int,
     dedupe_key: str | None,
+    concurrency_key: str | None,
     wait: bool,
     timeout: str | None,
     as_json: bool,
@@ -90,6 +94,7 @@ def invoke(
         run_at=_run_at(run_at, delay),
         priority=priority,
         dedupe_key=dedupe_key,
+        concurrency_key=concurrency_key,
     )
     fits = site.payload_check(task, json)
     _check_task(site, task)

@@ -136,6 +136,7 @@ def _show_facts(execution: ExecutionView) -> None:
         ("metadata", "" if execution.metadata is None else render.compact_json(execution.metadata)),
         ("priority", str(execution.priority) if execution.priority else ""),
         ("dedupe key", execution.dedupe_key or ""),
+        ("concurrency key", execution.concurrency_key or ""),
         ("created", render.local(execution.created)),
         ("due", render.local(execution.due) if execution.due != execution.created else ""),
         ("finished", render.local(execution.finished)),

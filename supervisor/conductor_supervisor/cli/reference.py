@@ -72,7 +72,10 @@ Keys: {queue}.
 
 What is set here wins over the code. Keys: {task}.
 
-- `concurrency`, `timeout`, `memory`, `hang_after`: `false` removes the limit.
+- `concurrency`, `rate`, `timeout`, `memory`, `hang_after`: `false` removes the limit.
+- `concurrency`: a number, `{{limit = 2, key = "tenant"}}`, or a list of one without a key and one with a key.
+  It takes the place of all that the code says of `concurrency`.
+- `rate`: a text such as `"100/minute"` or `"10/30s"`.
 - `window`: `["20:00", "06:00"]`, or a table `{{start, end, tz, days, grace}}`, or a list of either; `false`
   is always open.
 - `keep_completed`, `keep_failed`: how long finished executions are kept; `false` is for ever, `true` not at

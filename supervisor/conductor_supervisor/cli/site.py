@@ -187,6 +187,7 @@ class Site:
 
         with self._worded(), self._writable.writing() as connection:
             yield connection
+            self._writable.announce(connection)
         poke(self.folder)
 
     @contextmanager

@@ -9,6 +9,7 @@ gives the exit status with the peak memory and processor time.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import resource
 import secrets
@@ -175,6 +176,22 @@ class Child:
         """Send a signal to the runner and all that it started."""
         with suppress(ProcessLookupError, PermissionError):  # nobody of the group is left
             os.killpg(self.pid, number)
+
+    def bind_group(self) -> None:
+        """Have the kernel end all that the runner has started when the runner ends, whoever is stopped then.
+
+        It has read what we wrote, so nothing but the end of its process can make our end of the pipe ready
+        again; and that signal goes to its group. It is done on Linux. Elsewhere the group ends when we
+        notice the death.
+        """
+        if not hasattr(fcntl, "F_SETSIG"):
+            return
+        lifeline = self._ends.lifeline
+        with suppress(OSError):  # the group is gone already, or the kernel is one that cannot
+            fcntl.fcntl(lifeline, fcntl.F_SETOWN, -self.pid)
+            fcntl.fcntl(lifeline, fcntl.F_SETSIG, signal.SIGKILL)
+            flags = fcntl.fcntl(lifeline, fcntl.F_GETFL)
+            fcntl.fcntl(lifeline, fcntl.F_SETFL, flags | os.O_ASYNC)
 
     def ask_for_stacks(self) -> None:
         """Have its Python stacks written to its stderr, whatever it does just now."""

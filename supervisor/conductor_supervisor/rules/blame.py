@@ -156,18 +156,27 @@ def exit_in_words(returncode: int) -> str:
     return f"exited with status {returncode}" if name is None else f"died of {name}"
 
 
-def sentence(found: Blame, returncode: int, kill: Kill | None = None, *, no_memory: bool = False) -> str:
+def sentence(
+    found: Blame, returncode: int, kill: Kill | None = None, *, no_memory: bool = False, deaf: bool = False
+) -> str:
     """Return the cause of death in words, for ``CrashReport.cause``.
 
     Such as ``died of SIGSEGV in step "resize-41", 3.2 s into it``.
 
     :param returncode: as ``subprocess.Popen.returncode`` gives it.
     :param no_memory: whether the kernel has told that it killed somebody for want of memory.
+    :param deaf: whether it had been told to live on, and could not have heard it.
     """
     if kill is not None:
         return f"was killed: {kill.reason}; {place(found)}"
     if no_memory:
         return f"was killed by the kernel, which was out of memory; {place(found)}"
+    if deaf:
+        return (
+            "was killed by its dead-man's timer: for too long it could not hear that its supervisor lives, "
+            "as C code held the interpreter or the process was stopped (a longer lease allows more); "
+            f"{place(found)}"
+        )
     return f"{exit_in_words(returncode)} {place(found)}"
 
 

@@ -27,6 +27,7 @@ from conductor_supervisor.store.schema import (
     output,
     pauses,
     schedules,
+    starts,
     steps,
     tasks,
 )
@@ -73,6 +74,7 @@ KEPT = (
     Kept(steps, ("position",)),
     Kept(attempts, ("execution_id", "claim")),
     Kept(output, ("position",)),
+    Kept(starts, ("execution_id", "claim")),
     Kept(schedules, ("task", "name")),
     Kept(tasks, ("name",)),
     Kept(pauses, ("kind", "name")),

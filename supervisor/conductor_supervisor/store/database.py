@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from sqlalchemy import Connection, Engine, Table, insert, inspect, select
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
@@ -19,6 +19,9 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from conductor_supervisor.errors import ForeignDatabase, NoDatabase, OutdatedDatabase, StoreError
 from conductor_supervisor.store import schema
 from conductor_supervisor.store.location import Location, SqliteLocation, locate
+
+if TYPE_CHECKING:
+    from conductor_supervisor.store.wakeups import Listener
 
 R = TypeVar("R")
 
@@ -143,6 +146,20 @@ class Database(ABC):
     def changed_elsewhere(self) -> bool:
         """Tell whether anyone else may have committed something since the last call. True at the first."""
 
+    def announce(self, connection: Connection, by: str = "") -> None:  # noqa: B027 - who polls needs none
+        """Tell supervisors that listen, once this transaction is committed, that it has news for them.
+
+        :param by: the supervisor that need not be told.
+        """
+
+    def listener(self, me: str, wake: Callable[[], None]) -> Listener | None:  # noqa: ARG002
+        """Return what hears of changes by others, where the database can tell of them.
+
+        :param me: whose own changes do not matter.
+        :param wake: called, by a thread of the listener's, when there was one.
+        """
+        return None
+
     def is_in_place(self) -> bool:
         """Tell whether what is open can still be found under its name."""
         return True
@@ -204,12 +221,7 @@ class Database(ABC):
             found = self._revision(connection)
         if found is None:
             raise self._no_tables()
-        if found != schema.HEAD:
-            self._refuse_newer(found)
-            raise OutdatedDatabase(
-                f"{self.url_for_people} was made by an older version of Conductor; "
-                "bring it up to date: conductor-supervisor migrate"
-            )
+        check_revision(found, self._location)
 
     def _revision(self, connection: Connection) -> str | None:
         if not inspect(connection).has_table(schema.VERSION_TABLE, schema=self._schema):
@@ -222,22 +234,39 @@ class Database(ABC):
     def _update(self, connection: Connection, found: str) -> None:
         from conductor_supervisor.store import migrations
 
-        self._refuse_newer(found)
+        _refuse_newer(found, self._location)
         migrations.upgrade(connection)
-
-    def _refuse_newer(self, found: str) -> None:
-        from conductor_supervisor.store import migrations
-
-        if found not in migrations.known_revisions():
-            raise StoreError(
-                f"{self.url_for_people} was made by a newer version of Conductor (its schema is {found}, "
-                f"the newest that this version knows is {schema.HEAD}); "
-                "upgrade here too: pip install --upgrade conductor-supervisor"
-            )
 
     def close(self) -> None:
         """Close every connection."""
         self._engine.dispose()
+
+
+def check_revision(found: str, location: Location) -> None:
+    """Make sure that a database has the newest schema.
+
+    :param found: the revision that is noted in it.
+    :raises OutdatedDatabase: if its schema is an older one.
+    :raises StoreError: if it is a newer one.
+    """
+    if found == schema.HEAD:
+        return
+    _refuse_newer(found, location)
+    raise OutdatedDatabase(
+        f"{location.for_people} was made by an older version of Conductor; "
+        "bring it up to date: conductor-supervisor migrate"
+    )
+
+
+def _refuse_newer(found: str, location: Location) -> None:
+    from conductor_supervisor.store import migrations
+
+    if found not in migrations.known_revisions():
+        raise StoreError(
+            f"{location.for_people} was made by a newer version of Conductor (its schema is {found}, "
+            f"the newest that this version knows is {schema.HEAD}); "
+            "upgrade here too: pip install --upgrade conductor-supervisor"
+        )
 
 
 def is_transient(error: Exception) -> bool:

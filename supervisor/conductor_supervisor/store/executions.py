@@ -6,6 +6,7 @@ How its attempts end is told in :mod:`conductor_supervisor.store.attempts`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import msgspec
 from msgspec import Struct
@@ -20,11 +21,11 @@ from sqlalchemy import (
     text,
     update,
 )
-from sqlalchemy import insert as insert_into
 from uuid_utils import uuid7
 
 from conductor_protocol.errors import UsageError
-from conductor_protocol.manifest import TASK_NAME
+from conductor_protocol.limits import LONGEST_KEY, is_key, key_in
+from conductor_protocol.manifest import TASK_NAME, RateSpec
 from conductor_protocol.operations import (
     FINISHED,
     Invoked,
@@ -33,7 +34,18 @@ from conductor_protocol.operations import (
     State,
 )
 from conductor_protocol.units import MICROSECONDS, Instant
-from conductor_supervisor.store.dialect import AnyRow, as_list, insert_unless_there, lock_tasks, one_of, sql
+from conductor_supervisor.store import keys, starts
+from conductor_supervisor.store.dialect import (
+    AnyRow,
+    Executor,
+    as_list,
+    insert_rows,
+    insert_unless_there,
+    lock_tasks,
+    one_of,
+    sql,
+)
+from conductor_supervisor.store.queue import IN_ORDER, READY_OF_TASK, SUSPICION, is_ready, place
 from conductor_supervisor.store.schema import (
     FIRST_PRIORITY,
     LAST_PRIORITY,
@@ -42,6 +54,7 @@ from conductor_supervisor.store.schema import (
     output,
     steps,
 )
+from conductor_supervisor.store.tasks import key_paths
 
 LATEST: Instant = 253_402_300_799 * MICROSECONDS
 """The end of the year 9999, where Python's calendar ends."""
@@ -61,7 +74,6 @@ def in_state(state: State) -> TextClause:
 
 
 _scheduled = in_state("scheduled")
-_ready = in_state("ready")
 is_running = in_state("running")
 _finished = text("finished_at IS NOT NULL")
 _unfinished = text("finished_at IS NULL")
@@ -93,7 +105,7 @@ def new_id() -> str:
 # Coming in
 
 
-def insert(connection: Connection, new: Sequence[NewExecution], now: Instant) -> Invoked:
+def insert(connection: Executor, new: Sequence[NewExecution], now: Instant) -> Invoked:
     """Create executions, all or none.
 
     While an execution of the same task with the same dedupe key is unfinished, be it from this very call,
@@ -101,10 +113,11 @@ def insert(connection: Connection, new: Sequence[NewExecution], now: Instant) ->
 
     :raises UsageError: if one of them cannot be stored; nothing is written then.
     """
-    rows = [_new_row(execution, now) for execution in new]
+    paths = key_paths(connection, {execution.task for execution in new if execution.concurrency_key is None})
+    rows = [_new_row(execution, paths.get(execution.task), now) for execution in new]
     ids = [str(row["id"]) for row in rows]
     if plain := [row for row in rows if row["dedupe_key"] is None]:
-        connection.execute(_INSERT, plain)
+        insert_rows(connection, executions, plain)
     owners = _insert_deduplicated(connection, [row for row in rows if row["dedupe_key"] is not None])
     return Invoked(
         ids=[owners.get(key, key) for key in ids],
@@ -113,7 +126,6 @@ def insert(connection: Connection, new: Sequence[NewExecution], now: Instant) ->
 
 
 _Value = str | int | None
-_INSERT = insert_into(executions)
 _INSERT_UNLESS_THERE = insert_unless_there(executions, *executions.c.keys())
 _PRESENT = select(executions.c.id).where(one_of(executions.c.id, "ids"))
 _OWNER_OF_KEY = select(executions.c.id).where(
@@ -123,7 +135,7 @@ _OWNER_OF_KEY = select(executions.c.id).where(
 )
 
 
-def _new_row(new: NewExecution, now: Instant) -> dict[str, _Value]:
+def _new_row(new: NewExecution, key_path: str | None, now: Instant) -> dict[str, _Value]:
     if not TASK_NAME.fullmatch(new.task):
         raise UsageError(f"task: expected letters, digits, '-', '_', '.' (at most 200), got {new.task!r}")
     if not LAST_PRIORITY <= new.priority <= FIRST_PRIORITY:
@@ -140,11 +152,25 @@ def _new_row(new: NewExecution, now: Instant) -> dict[str, _Value]:
         payload=bytes(new.payload).decode(),
         metadata=None if new.metadata is None else bytes(new.metadata).decode(),
         dedupe_key=new.dedupe_key,
+        concurrency_key=_concurrency_key(new, key_path),
         state="scheduled" if due > now else "ready",
         waiting_for="delay" if due > now else None,
         created_at=now,
         due_at=due,
     )
+
+
+def _concurrency_key(new: NewExecution, declared_path: str | None) -> str | None:
+    """Return what an execution is counted under; None: nobody has declared a limit by key for its task."""
+    if new.concurrency_key is None:
+        path = declared_path or new.key_path
+        return None if path is None else key_in(bytes(new.payload), path)
+    if not (new.concurrency_key and is_key(new.concurrency_key)):
+        raise UsageError(
+            f"concurrency_key: expected 1 to {LONGEST_KEY} characters of text that can be written as UTF-8, "
+            f"without zeros, got {new.concurrency_key!r}"
+        )
+    return new.concurrency_key
 
 
 def is_text(value: str) -> bool:
@@ -184,7 +210,7 @@ def insert_firings(connection: Connection, rows: Sequence[Mapping[str, _Value]])
     return len(_present(connection, [str(row["id"]) for row in rows]))
 
 
-def _insert_deduplicated(connection: Connection, rows: list[dict[str, _Value]]) -> dict[str, str]:
+def _insert_deduplicated(connection: Executor, rows: list[dict[str, _Value]]) -> dict[str, str]:
     """Insert rows that carry a dedupe key; return the owner's id for each that was not inserted."""
     owners: dict[str, str] = {}
     while rows:
@@ -200,13 +226,13 @@ def _insert_deduplicated(connection: Connection, rows: list[dict[str, _Value]]) 
     return owners
 
 
-def owner_of_key(connection: Connection, task: str, dedupe_key: str) -> str | None:
+def owner_of_key(connection: Executor, task: str, dedupe_key: str) -> str | None:
     """Return the unfinished execution of this task that holds the dedupe key."""
     owner: str | None = connection.scalar(_OWNER_OF_KEY, {"task": task, "dedupe_key": dedupe_key})
     return owner
 
 
-def _present(connection: Connection, ids: Sequence[str]) -> set[str]:
+def _present(connection: Executor, ids: Sequence[str]) -> set[str]:
     return set(connection.scalars(_PRESENT, {"ids": as_list(ids)}))
 
 
@@ -267,8 +293,17 @@ class Wanted(Struct, frozen=True):
     """Executions to claim at most, this time."""
     concurrency: int | None = None
     """Executions that may run at once, over all supervisors."""
+    by_key: int | None = None
+    """Executions with the same key that may run at once, over all supervisors."""
+    rate: RateSpec | None = None
+    """Executions that may start within a period, over all supervisors."""
     suspects: bool | None = None
     """Only executions that are suspects, or only such that are not; None: any."""
+
+    @property
+    def limited(self) -> bool:
+        """Whether other supervisors must wait while we decide about it."""
+        return self.concurrency is not None or self.by_key is not None or self.rate is not None
 
 
 class Claimed(Struct, frozen=True):
@@ -293,41 +328,58 @@ class Claimed(Struct, frozen=True):
         return self.claim == 1
 
 
+class Claims(NamedTuple):
+    """What a claim has brought."""
+
+    claimed: list[Claimed]
+    full_until: dict[str, Instant]
+    """Tasks that have used up their rate, and when the next of each can start at the earliest."""
+
+
 def claim(
     connection: Connection, wanted: Sequence[Wanted], count: int, supervisor: str, now: Instant
-) -> list[Claimed]:
+) -> Claims:
     """Take up to ``count`` ready executions: highest priority first, then longest due, then oldest.
 
     Looks only at the tasks wanted, each through its own stretch of the index: any number of ready rows of
-    other tasks costs nothing. Running rows are counted here, in the claiming transaction, so no task runs
-    above its concurrency, not by one.
+    other tasks costs nothing. What runs and what has started is counted here, in the claiming transaction and
+    under the task's lock, so no task runs above its limits, not by one.
     """
     if count < 1:
-        return []
-    candidates = _candidates(connection, _open_tasks(connection, wanted), count)
-    if not candidates:
-        return []
-    ids = [row.id for row in candidates]
+        return Claims([], {})
+    tasks = _open_tasks(connection, wanted, now)
+    candidates = _candidates(connection, tasks, count)
+    claimed = _take(connection, [row.id for row in candidates], supervisor, now) if candidates else []
+    return Claims(claimed, _note_starts(connection, [want for want, _ in tasks], claimed, now))
+
+
+def _take(connection: Connection, ids: Sequence[str], supervisor: str, now: Instant) -> list[Claimed]:
     rows = connection.execute(_CLAIM, {"ids": as_list(ids), "by": supervisor, "now": now})
     claimed = {one.id: one for one in map(_as_claimed, rows)}
     return [claimed[key] for key in ids]
 
 
-_CANDIDATES = (
-    select(executions.c.id, executions.c.priority, executions.c.due_at)
-    .where(_ready, executions.c.task == bindparam("task"))
-    .order_by(executions.c.priority.desc(), executions.c.due_at, executions.c.id)
+def _note_starts(
+    connection: Connection, wanted: Sequence[Wanted], claimed: Sequence[Claimed], now: Instant
+) -> dict[str, Instant]:
+    """Count what is claimed of tasks with a rate; return which of them are full, and until when."""
+    rates = {want.task: want.rate for want in wanted if want.rate is not None}
+    if not rates:
+        return {}
+    starts.note_claims(connection, [(one.task, one.id, one.claim) for one in claimed if one.task in rates])
+    full = {task: starts.full_until(connection, task, rate, now) for task, rate in rates.items()}
+    return {task: until for task, until in full.items() if until is not None}
+
+
+_CANDIDATES = {
+    suspects: READY_OF_TASK.where(suspicion)
+    .order_by(*IN_ORDER)
     .limit(bindparam("most"))
     .with_for_update(skip_locked=True)
-)
-_CANDIDATES_BY_SUSPICION = {
-    None: _CANDIDATES,
-    False: _CANDIDATES.where(executions.c.suspect == 0),
-    # As literal text: only so does the partial index match it.
-    True: _CANDIDATES.where(text("suspect = 1")),
+    for suspects, suspicion in SUSPICION.items()
 }
 _RUNNING_BY_TASK = select(executions.c.task, func.count()).where(is_running).group_by(executions.c.task)
-_TASKS_READY = _tasks_with(_ready)
+_TASKS_READY = _tasks_with(is_ready)
 _CLAIMED_COLUMNS = (
     executions.c.id,
     executions.c.claim,
@@ -341,7 +393,7 @@ _CLAIMED_COLUMNS = (
 )
 _CLAIM = (
     update(executions)
-    .where(one_of(executions.c.id, "ids"), _ready)
+    .where(one_of(executions.c.id, "ids"), is_ready)
     .values(
         state="running",
         claim=executions.c.claim + 1,
@@ -353,34 +405,37 @@ _CLAIM = (
 )
 
 
-def _open_tasks(connection: Connection, wanted: Sequence[Wanted]) -> list[tuple[Wanted, int]]:
+def _open_tasks(connection: Connection, wanted: Sequence[Wanted], now: Instant) -> list[tuple[Wanted, int]]:
     """Return which of the wanted tasks have ready rows, with how many may be claimed of each."""
     have_work = set(connection.scalars(_TASKS_READY))
     wanted = [want for want in wanted if want.task in have_work]
     running: dict[str, int] = {}
-    if limited := [want.task for want in wanted if want.concurrency is not None]:
+    if limited := [want.task for want in wanted if want.limited]:
         lock_tasks(connection, limited)
+    if any(want.concurrency is not None for want in wanted):
         running = dict(connection.execute(_RUNNING_BY_TASK).all())
-    return [(want, _room(want, running.get(want.task, 0))) for want in wanted]
+    return [(want, _room(connection, want, running.get(want.task, 0), now)) for want in wanted]
 
 
-def _room(want: Wanted, running: int) -> int:
-    if want.concurrency is None:
-        return want.at_most
-    return min(want.at_most, want.concurrency - running)
+def _room(connection: Connection, want: Wanted, running: int, now: Instant) -> int:
+    room = want.at_most
+    if want.concurrency is not None:
+        room = min(room, want.concurrency - running)
+    if want.rate is not None:
+        room = min(room, starts.room(connection, want.task, want.rate, now))
+    return room
 
 
 def _candidates(connection: Connection, tasks: Sequence[tuple[Wanted, int]], count: int) -> list[AnyRow]:
-    found = [
-        row
-        for want, room in tasks
-        if room > 0
-        for row in connection.execute(
-            _CANDIDATES_BY_SUSPICION[want.suspects], {"task": want.task, "most": min(room, count)}
-        )
-    ]
-    found.sort(key=lambda row: (-row.priority, row.due_at, row.id))
+    found = [row for want, room in tasks if room > 0 for row in _of_task(connection, want, min(room, count))]
+    found.sort(key=place)
     return found[:count]
+
+
+def _of_task(connection: Connection, want: Wanted, most: int) -> Sequence[AnyRow]:
+    if want.by_key is not None:
+        return keys.candidates(connection, want.task, want.by_key, want.suspects, most)
+    return connection.execute(_CANDIDATES[want.suspects], {"task": want.task, "most": most}).all()
 
 
 # While it runs

@@ -23,7 +23,7 @@ _POSTGRESQL = ("postgresql", "postgres", "postgresql+psycopg")
 _SCHEMA = "schema"
 """The one parameter of a PostgreSQL URL that is ours; all others are libpq's."""
 
-_SCHEMA_NAME = re.compile(r"[a-z_][a-z0-9_]{0,62}")
+_SCHEMA_NAME = re.compile(r"[a-z_][a-z0-9_]{0,49}")
 _SECRETS = ("password", "sslpassword", "passfile", "sslkey")
 
 
@@ -118,7 +118,7 @@ def _postgres(rest: str) -> PostgresLocation:
     schema = schemas[-1] if schemas else DEFAULT_SCHEMA
     if not _SCHEMA_NAME.fullmatch(schema):
         raise UsageError(
-            f"database: schema: expected at most 63 small letters, digits and '_', got {unquote(schema)!r}; "
+            f"database: schema: expected at most 50 small letters, digits and '_', got {unquote(schema)!r}; "
             f'write "?schema={DEFAULT_SCHEMA}" or leave it out'
         )
     return PostgresLocation(_without_schema(parts, told), schema)

@@ -42,7 +42,7 @@ from conductor_protocol.operations import (
 )
 from conductor_protocol.units import Instant, moment, size_in_words
 from conductor_supervisor.store import output, tasks
-from conductor_supervisor.store.dialect import AnyRow
+from conductor_supervisor.store.dialect import AnyRow, Executor
 from conductor_supervisor.store.executions import in_state, insert, is_text, owner_of_key
 from conductor_supervisor.store.schema import attempts, executions, steps
 
@@ -71,7 +71,7 @@ def perform(
     """
     match operation:
         case InvokeMany():
-            return _invoke(connection, operation, now, max_payload)
+            return invoke(connection, operation, now, max_payload)
         case GetExecution():
             return _get(connection, operation.id)
         case GetOutcome():
@@ -89,7 +89,8 @@ def perform(
 # Writing
 
 
-def _invoke(connection: Connection, operation: InvokeMany, now: Instant, max_payload: int) -> Answer:
+def invoke(connection: Executor, operation: InvokeMany, now: Instant, max_payload: int) -> Answer:
+    """Create executions, all or none."""
     largest = max((len(bytes(new.payload)) for new in operation.executions), default=0)
     if largest > max_payload:
         return TooLarge(
@@ -260,6 +261,7 @@ def _view(row: AnyRow, attempts: list[AttemptView], steps: list[StepView]) -> Ex
         scheduled_for=_moment(row.scheduled_for),
         priority=row.priority,
         dedupe_key=row.dedupe_key,
+        concurrency_key=row.concurrency_key or None,
         metadata=_json(row.metadata),
         created=moment(row.created_at),
         due=moment(row.due_at),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, TypeVar, cast
 
 from sqlalchemy import Connection, Engine, RootTransaction, Table, create_engine, text
@@ -18,8 +18,9 @@ from sqlalchemy.schema import CreateSchema
 from conductor_supervisor.errors import NoDatabase, StoreError
 from conductor_supervisor.store import schema
 from conductor_supervisor.store.database import Database, Undecided, reason
-from conductor_supervisor.store.dialect import sql
+from conductor_supervisor.store.dialect import Executor, sql
 from conductor_supervisor.store.location import PostgresLocation
+from conductor_supervisor.store.wakeups import Listener
 
 if TYPE_CHECKING:
     import psycopg
@@ -69,9 +70,14 @@ class PostgresDatabase(Database):
 
     shared = True
 
-    def __init__(self, location: PostgresLocation, engine: Engine) -> None:
+    _location: PostgresLocation
+
+    def __init__(
+        self, location: PostgresLocation, engine: Engine, connect: Callable[[], psycopg.Connection]
+    ) -> None:
         super().__init__(location, engine)
         self._schema = location.schema
+        self._connect = connect
         self._readers = engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
         self._writer: Connection | None = None
         self._writing = threading.Lock()
@@ -82,7 +88,8 @@ class PostgresDatabase(Database):
 
         :raises StoreError: if that is not possible, or the server is too old.
         """
-        database = cls(location, _engine(location))
+        connect = _connector(location)
+        database = cls(location, _engine(location, connect), connect)
         try:
             database._check_server()
         except DBAPIError as error:
@@ -173,6 +180,32 @@ class PostgresDatabase(Database):
         """Always: who has written cannot be seen here."""
         return True
 
+    def announce(self, connection: Connection, by: str = "") -> None:
+        """Notify those who listen, once the transaction is committed."""
+        announce(connection, self._location.schema, by)
+
+    def listener(self, me: str, wake: Callable[[], None]) -> Listener:
+        """Return what listens on a connection of its own."""
+        return Listener(self, me, wake)
+
+    def notify(self, word: str) -> None:
+        """Notify those who listen, at once."""
+        with self.writing() as connection:
+            self.announce(connection, word)
+
+    @contextmanager
+    def listening(self) -> Iterator[psycopg.Connection]:
+        """Give a connection on which notifications arrive, if anything lets them through.
+
+        :raises psycopg.Error: if there is none to be had.
+        """
+        from psycopg.sql import SQL, Identifier
+
+        with closing(self._connect()) as driver:
+            driver.autocommit = True
+            driver.execute(SQL("LISTEN {}").format(Identifier(_channel(self._location.schema))))
+            yield driver
+
     def advice_if_damaged(self) -> str:
         """Return what an operator can do about a damaged database."""
         return "See the server's log; restore it from a backup, and start again"
@@ -240,6 +273,19 @@ class PostgresDatabase(Database):
             self._writer = None
 
 
+def announce(connection: Executor, schema: str, by: str = "") -> None:
+    """Wake the supervisors when this transaction is committed, and not before.
+
+    :param schema: where our tables are.
+    :param by: the supervisor that need not be told.
+    """
+    connection.scalar(_NOTIFY, {"channel": _channel(schema), "word": by})
+
+
+def _channel(schema: str) -> str:
+    return f"conductor_{schema}"
+
+
 _VERSION = text("SELECT CAST(current_setting('server_version_num') AS INTEGER)")
 _TRANSACTION_NUMBER = text("SELECT CAST(pg_current_xact_id_if_assigned() AS TEXT)")
 _STATUS = text("SELECT pg_xact_status(CAST(CAST(:number AS TEXT) AS xid8))")
@@ -249,6 +295,7 @@ _END_TRANSACTION = text(
     WHERE usename = current_user AND backend_xid = CAST(CAST(:number AS TEXT) AS xid8)::xid
     """
 )
+_NOTIFY = text("SELECT pg_notify(:channel, :word)")
 _LOCK = text("SELECT pg_advisory_xact_lock(hashtextextended(:what, 0))")
 _TAKE_YOUR_TIME = text(
     """
@@ -274,7 +321,7 @@ _LACKING = text(
 ).bindparams(version=schema.VERSION_TABLE)
 
 
-def _engine(location: PostgresLocation) -> Engine:
+def _connector(location: PostgresLocation) -> Callable[[], psycopg.Connection]:
     try:
         import psycopg
         from psycopg.conninfo import conninfo_to_dict, make_conninfo
@@ -300,6 +347,10 @@ def _engine(location: PostgresLocation) -> Engine:
             driver.prepare_threshold = None
         return driver
 
+    return connect
+
+
+def _engine(location: PostgresLocation, connect: Callable[[], psycopg.Connection]) -> Engine:
     return create_engine(
         "postgresql+psycopg://",
         creator=connect,

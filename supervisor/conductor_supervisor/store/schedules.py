@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from msgspec import Struct
 from sqlalchemy import Connection, bindparam, delete, insert, select, update
 
+from conductor_protocol.limits import key_in
 from conductor_protocol.manifest import TaskSpec
 from conductor_protocol.units import Instant
 from conductor_supervisor.store.executions import insert_firings, new_row
 from conductor_supervisor.store.schema import schedules
+from conductor_supervisor.store.tasks import key_paths
 
 
 def declare(connection: Connection, specs: Sequence[TaskSpec], now: Instant) -> None:
@@ -64,7 +66,8 @@ def fire(connection: Connection, firings: Sequence[Firing], now: Instant) -> int
     """Create an execution for each firing that has none yet; return how many are new."""
     if not firings:
         return 0
-    created = insert_firings(connection, [_row(firing, now) for firing in firings])
+    paths = key_paths(connection, {firing.task for firing in firings})
+    created = insert_firings(connection, [_row(firing, paths.get(firing.task), now) for firing in firings])
     connection.execute(
         _NOTE_FIRING,
         [{"of_task": firing.task, "of_name": firing.schedule, "at": firing.at} for firing in firings],
@@ -83,7 +86,7 @@ _NOTE_FIRING = (
 )
 
 
-def _row(firing: Firing, now: Instant) -> dict[str, str | int | None]:
+def _row(firing: Firing, key_path: str | None, now: Instant) -> dict[str, str | int | None]:
     return new_row(
         task=firing.task,
         state="ready",
@@ -91,6 +94,7 @@ def _row(firing: Firing, now: Instant) -> dict[str, str | int | None]:
         scheduled_for=firing.at,
         payload=firing.payload.decode(),
         firing_key=firing.key,
+        concurrency_key=None if key_path is None else key_in(firing.payload, key_path),
         created_at=now,
         due_at=firing.at,
     )

@@ -7,6 +7,7 @@
 ``tasks``       what the running code declares
 ``schedules``   when each cron schedule fired last
 ``pauses``      tasks and queues that operators have paused
+``starts``      of tasks with a rate: what has started of late, or is about to
 ``supervisors`` which supervisors live, where several share the database
 
 An execution is created ``scheduled`` (due later) or ``ready``. A supervisor promotes it when it is due, and
@@ -16,6 +17,9 @@ execution names id and claim; a late voice from an earlier claim matches no row.
 
 A ``suspect`` was inside a shared runner that died with several in it, so it may have been the guilty one. It
 stays one until it is finished: shared runners run it alone.
+
+A ``concurrency_key`` is what an execution is counted under where its task limits by key; empty text where
+such a task's payload has none. Executions of other tasks have NULL there, and the index of keys holds none.
 
 Conditions on the state are written as chains of ``=``: SQLite builds a table for each IN of three or more,
 row by row, which doubled the cost of an update.
@@ -46,7 +50,7 @@ from sqlalchemy import (
     text,
 )
 
-HEAD = "0004"
+HEAD = "0005"
 """The newest revision in ``migrations/versions``, known here so that a check needs no Alembic."""
 
 VERSION_TABLE = "conductor_schema"
@@ -96,6 +100,7 @@ executions = Table(
     Column("cancel_reason", Text),
     Column("progress", Text),
     Column("suspect", SmallInteger, nullable=False, server_default=text("0")),
+    Column("concurrency_key", Text),
     CheckConstraint(
         "state = 'scheduled' OR state = 'ready' OR state = 'running'"
         " OR state = 'completed' OR state = 'failed' OR state = 'cancelled'",
@@ -138,6 +143,15 @@ Index(
     executions.c.due_at,
     executions.c.id,
     info={WHERE: "state = 'ready' AND suspect = 1"},
+)
+Index(
+    "conductor_keys",
+    executions.c.task,
+    executions.c.concurrency_key,
+    executions.c.priority.desc(),
+    executions.c.due_at,
+    executions.c.id,
+    info={WHERE: "state = 'ready' AND concurrency_key IS NOT NULL"},
 )
 Index(
     "conductor_scheduled",
@@ -259,6 +273,18 @@ pauses = Table(
     PrimaryKeyConstraint("kind", "name"),
     CheckConstraint("kind IN ('task', 'queue')", "known_kind"),
 )
+
+starts = Table(
+    "conductor_starts",
+    metadata,
+    Column("execution_id", Text, nullable=False),
+    Column("claim", BigInteger, nullable=False),
+    Column("task", Text, nullable=False),
+    # When it had certainly started; NULL while it is claimed, and nobody knows.
+    Column("at", BigInteger),
+    PrimaryKeyConstraint("execution_id", "claim"),
+)
+Index("conductor_starts_in_order", starts.c.task, starts.c.at)
 
 supervisors = Table(
     "conductor_supervisors",

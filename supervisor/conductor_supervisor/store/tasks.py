@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Literal, TypeAlias
 
 import msgspec
+from msgspec import Struct
 from sqlalchemy import Connection, bindparam, delete, insert, select
 
-from conductor_protocol.manifest import TaskSpec
+from conductor_protocol.manifest import KeyLimitSpec, TaskSpec
 from conductor_protocol.operations import State
 from conductor_protocol.units import MICROSECONDS, Instant
-from conductor_supervisor.store.dialect import insert_unless_there
+from conductor_supervisor.store.dialect import Executor, as_list, insert_unless_there, one_of
 from conductor_supervisor.store.schema import executions, pauses, tasks
 
 Kind: TypeAlias = Literal["task", "queue"]
@@ -31,6 +32,27 @@ def declare(connection: Connection, specs: Sequence[TaskSpec], now: Instant) -> 
 def declared(connection: Connection) -> list[TaskSpec]:
     """Return the tasks that the running code, or the last that ran, declares; by name."""
     return [_spec.decode(text) for text in connection.scalars(select(tasks.c.spec).order_by(tasks.c.name))]
+
+
+class _Limited(Struct):
+    """The part of a :class:`TaskSpec` that says where keys come from."""
+
+    concurrency_by_key: KeyLimitSpec | None = None
+
+
+_limited: msgspec.json.Decoder[_Limited] = msgspec.json.Decoder(_Limited)
+
+
+def key_paths(connection: Executor, names: Collection[str]) -> dict[str, str]:
+    """Return for each of these tasks that is limited by key the path of the payload's field with the key."""
+    if not names:
+        return {}
+    rows = connection.execute(_SPECS_NAMED, {"names": as_list(sorted(names))})
+    limits = {name: _limited.decode(spec).concurrency_by_key for name, spec in rows}
+    return {name: by_key.key for name, by_key in limits.items() if by_key is not None}
+
+
+_SPECS_NAMED = select(tasks.c.name, tasks.c.spec).where(one_of(tasks.c.name, "names"))
 
 
 def expiry(connection: Connection, execution: str, state: State, now: Instant) -> Instant | None:
