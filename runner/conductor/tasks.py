@@ -343,9 +343,9 @@ def _spec_named(name: str, function: Callable[..., object], options: TaskOptions
     if not isinstance(queue, str) or not TASK_NAME.fullmatch(queue):
         raise UsageError(f'queue: expected a name such as queue="media", got {queue!r}')
     schedules = schedule_specs(options.get("cron"))
+    changes = change_specs(options.get("on"))
     concurrency, by_key = concurrency_limits(options.get("concurrency"))
     rate = options.get("rate")
-    changes = change_specs(options.get("on"))
     return TaskSpec(
         name,
         queue=queue,

@@ -29,7 +29,7 @@ from conductor_supervisor.errors import (
 )
 from conductor_supervisor.generation import tasks_of
 from conductor_supervisor.processes import leftovers
-from conductor_supervisor.runtime import database_lock, folder_lock, runtime_folder
+from conductor_supervisor.runtime import LOCK, database_lock, folder_lock, holder_of, runtime_folder
 from conductor_supervisor.settings import Settings
 from conductor_supervisor.store import attempts, copying, leases, tasks
 from conductor_supervisor.store.copying import Checked, Progress
@@ -83,9 +83,10 @@ def move(source: str, target: str, settings: Settings, clock: Clock, progress: P
         there = stack.enter_context(closing(Database.open(target)))
         with _worded(there):
             there.migrate()
-        left = _left_by_the_dead(here, folder, former)
+        leftovers.end_those_of_the_last_supervisor(folder)
+        left = aftermath.read(folder, former)
         with _worded(here), here.writing() as reading:
-            _have_alone(here, reading)
+            _have_alone(here, reading, former)
 
             def work(writing: Connection) -> Moved:
                 _have_alone(there, writing)
@@ -108,24 +109,29 @@ def _check_two(source: str, target: str) -> None:
 def _stand_still(stack: ExitStack, source: str, target: str, settings: Settings) -> tuple[Path, str | None]:
     """Keep supervisors of this machine from beginning on either side.
 
-    :return: the source's runtime folder, and the name of the supervisor that was there last.
+    :return: the source's runtime folder, and which supervisor was there last.
     """
-    folder, other = runtime_folder(source, settings.runtime), runtime_folder(target)
-    former = stack.enter_context(folder_lock(folder)).former
-    if other != folder:
-        stack.enter_context(folder_lock(other))
+    folder = runtime_folder(source, settings.runtime)
+    former = None
+    for each in dict.fromkeys((runtime_folder(target), folder)):
+        holder = holder_of(each / LOCK)
+        former = holder.name if holder is not None else None
+        stack.enter_context(folder_lock(each, former or ""))  # its name stays, for the next start
     for url in (source, target):
         stack.enter_context(database_lock(url))
     return folder, former
 
 
-def _have_alone(database: Database, connection: Connection) -> None:
+def _have_alone(database: Database, connection: Connection, dead: str | None = None) -> None:
     """Let nobody else write before the transaction ends.
 
+    :param dead: a supervisor that is certainly dead, whatever its lease says.
     :raises AlreadyRunning: if a supervisor, on whatever machine, has a lease.
     :raises StoreError: if others go on writing.
     """
-    _check_leases(database, connection)  # before the tables are locked, for a supervisor would have to wait
+    _check_leases(
+        database, connection, dead
+    )  # before the tables are locked, for a supervisor would have to wait
     try:
         database.keep_others_from_writing(connection)
     except SQLAlchemyError as error:
@@ -133,11 +139,11 @@ def _have_alone(database: Database, connection: Connection) -> None:
             f"{database.url_for_people} cannot be had alone, others are writing: {reason(error)}; see to it "
             "that their transactions end, then copy again"
         ) from error
-    _check_leases(database, connection)
+    _check_leases(database, connection, dead)
 
 
-def _check_leases(database: Database, connection: Connection) -> None:
-    alive = leases.living(connection)
+def _check_leases(database: Database, connection: Connection, dead: str | None) -> None:
+    alive = [member for member in leases.living(connection) if member.id != dead]
     if alive:
         who = ", ".join(f"process {member.pid} on {member.host}" for member in alive)
         raise AlreadyRunning(
@@ -162,15 +168,6 @@ def _committed(database: Database, work: Callable[[Connection], Moved]) -> Moved
             f"{database.url_for_people} broke off while the copy was being committed, so it may be there or "
             f"not: {reason(undecided.cause)}; copy again: where it is there, that is refused"
         ) from undecided
-
-
-def _left_by_the_dead(database: Database, folder: Path, former: str | None) -> Aftermath:
-    """Return what the runners of a supervisor that died tell; they are ended first, if any is alive.
-
-    Of a database that supervisors of several machines share nobody here can tell.
-    """
-    leftovers.end_those_of_the_last_supervisor(folder)
-    return Aftermath() if database.shared else aftermath.read(folder, former)
 
 
 def _recover(connection: Connection, left: Aftermath, settings: Settings, now: Instant) -> int:

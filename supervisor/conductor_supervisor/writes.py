@@ -349,8 +349,8 @@ def _declare(connection: Connection, write: Declare, now: Instant) -> list[Effec
     lock_tasks(connection, ALL_TASKS)
     tasks.declare(connection, write.specs, now)
     schedules.declare(connection, write.specs, now)
-    starts.forget_others(connection, [spec.name for spec in write.specs if spec.rate is not None])
     changes.declare(connection, write.specs)
+    starts.forget_others(connection, [spec.name for spec in write.specs if spec.rate is not None])
     executions.reopen_windows(connection)
     return [write.then]
 

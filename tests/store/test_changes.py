@@ -14,7 +14,7 @@ from sqlalchemy import select
 from store_moves import claim, view
 
 from conductor_protocol.errors import UsageError
-from conductor_protocol.manifest import ChangeSpec, TaskSpec
+from conductor_protocol.manifest import ChangeSpec, KeyLimitSpec, TaskSpec
 from conductor_protocol.operations import MAX_PAYLOAD
 from conductor_supervisor.errors import StoreError
 from conductor_supervisor.store import changes, executions, schema
@@ -124,6 +124,21 @@ def test_its_row_is_like_that_of_an_invocation(database: Database, app: psycopg.
     assert {name: value for name, value in row.items() if name not in own} == {
         name: value for name, value in usual.items() if name not in own
     }
+
+
+def test_a_limit_by_key_counts_it_under_the_rows_value(
+    database: Database, app: psycopg.Connection[Any]
+) -> None:
+    """Text, number or none, as in an invocation; whatever else there is must not fail the application."""
+    limit = KeyLimitSpec(1, "new.more.tenant")
+    declare(database, msgspec.structs.replace(spec("insert"), concurrency_by_key=limit))
+    for more in ('{"tenant": "ada"}', '{"tenant": 7}', '{"tenant": true}', "{}", '{"tenant": [1]}'):
+        app.execute("INSERT INTO contact (more) VALUES (%s)", [more])
+    app.commit()
+    table = schema.executions
+    with database.reading() as connection:
+        keys = connection.scalars(select(table.c.concurrency_key).order_by(table.c.id)).all()
+    assert keys == ["ada", "7", "true", "", "[1]"]
 
 
 def test_the_order_of_ids_is_that_of_time(database: Database, app: psycopg.Connection[Any]) -> None:

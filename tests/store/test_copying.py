@@ -103,7 +103,7 @@ def test_every_table_is_copied_and_every_column(databases: list[Database]) -> No
     assert left_out == {"steps.position", "output.position"}
     assert [(each.table, each.rows) for each in checked] == [
         *(("executions", 5), ("steps", 5), ("attempts", 2), ("output", 2)),
-        *(("schedules", 1), ("tasks", 1), ("pauses", 1), ("starts", 1)),
+        *(("starts", 1), ("schedules", 1), ("tasks", 1), ("pauses", 1)),
     ]
 
 

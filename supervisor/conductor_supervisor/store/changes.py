@@ -19,11 +19,13 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
 from conductor_protocol.errors import UsageError
+from conductor_protocol.limits import LONGEST_KEY, NO_KEY
 from conductor_protocol.manifest import ChangeOperation, ChangeSpec, TaskSpec
 from conductor_protocol.operations import MAX_PAYLOAD
 from conductor_supervisor.errors import StoreError
 from conductor_supervisor.store.database import is_transient, reason
 from conductor_supervisor.store.dialect import lock_tasks, schema_of
+from conductor_supervisor.store.wakeups import channel
 
 LOCK_PATIENCE = 3
 """Seconds to wait for an application's table: for so long everybody else who writes to it waits with us."""
@@ -52,11 +54,8 @@ class Trigger(Struct, frozen=True):
     task: str
     change: ChangeSpec
     operation: ChangeOperation
-
-
-def channel(schema: str) -> str:
-    """Return the channel on which those who have made executions in a schema tell of it."""
-    return f"{PREFIX}{schema}"[:LONGEST_NAME]
+    key_path: str
+    """Of the payload's field by which the task limits what runs; empty: it has no such limit."""
 
 
 def declare(connection: Connection, specs: Sequence[TaskSpec]) -> None:
@@ -66,7 +65,7 @@ def declare(connection: Connection, specs: Sequence[TaskSpec]) -> None:
     :raises StoreError: if PostgreSQL does not take one: the message says why, and what to do.
     """
     triggers = [
-        Trigger(spec.name, change, operation)
+        Trigger(spec.name, change, operation, spec.concurrency_by_key.key if spec.concurrency_by_key else "")
         for spec in specs
         for change in spec.changes
         for operation in change.operations
@@ -151,7 +150,7 @@ def _name(trigger: Trigger, schema: str) -> str:
 def _statement(trigger: Trigger, schema: str, name: str) -> str:
     change, operation = trigger.change, trigger.operation
     columns = "" if change.columns is None else _encode(change.columns).decode()
-    arguments = (trigger.task, change.event(operation), change.name, columns)
+    arguments = (trigger.task, change.event(operation), change.name, columns, trigger.key_path)
     return (
         f"CREATE TRIGGER {_identifier(name)} AFTER {operation} ON {_table(change)} FOR EACH ROW "
         f"{_condition(change, operation)} EXECUTE FUNCTION {_identifier(schema)}.{FUNCTION}"
@@ -241,7 +240,8 @@ def _function(schema: str) -> dict[str, str]:
 def _body(schema: str) -> str:
     """Return the function's body: PostgreSQL keeps it as it is, so it can be compared.
 
-    An id is a UUID of version 7: milliseconds, the fraction of the millisecond, and chance.
+    An id is a UUID of version 7: milliseconds, the fraction of the millisecond, and chance. A key that cannot
+    be one must not let the application's transaction fail: what there is of it serves.
     """
     return f"""
 DECLARE
@@ -250,6 +250,8 @@ DECLARE
     fraction CONSTANT text := lpad(to_hex(moment % 1000 * 4096 / 1000), 3, '0');
     chance CONSTANT text := right(gen_random_uuid()::text, 17);
     columns CONSTANT json := nullif(TG_ARGV[3], '');
+    key_path CONSTANT text := nullif(TG_ARGV[4], '');
+    counted_under text;
     old_row json;
     new_row json;
     told text;
@@ -279,11 +281,17 @@ BEGIN
                             SELECT * FROM json_each(old_row) UNION ALL SELECT * FROM json_each(new_row)
                          ) AS every WHERE octet_length(value::text) > {SHORT_VALUE}));
     END IF;
+    IF key_path IS NOT NULL THEN
+        counted_under := told::json #>> string_to_array(key_path, '.');
+        counted_under := coalesce(left(counted_under, {LONGEST_KEY}), '{NO_KEY}');
+    END IF;
     INSERT INTO {_identifier(schema)}.conductor_executions
-        (id, task, state, priority, event, payload, created_at, due_at, attempt, claim, lost)
+        (id, task, state, priority, event, payload, created_at, due_at, attempt, claim, lost,
+         concurrency_key)
     VALUES (
         left(stamp, 8) || '-' || right(stamp, 4) || '-7' || fraction || '-' || chance,
-        TG_ARGV[0], 'ready', 0, TG_ARGV[1], told, moment, moment, 0, 0, 0);
+        TG_ARGV[0], 'ready', 0, TG_ARGV[1], told, moment, moment, 0, 0, 0,
+        counted_under);
     PERFORM pg_notify({_literal(channel(schema))}, '');  -- equal ones of a transaction are one
     RETURN NULL;
 END

@@ -74,10 +74,10 @@ KEPT = (
     Kept(steps, ("position",)),
     Kept(attempts, ("execution_id", "claim")),
     Kept(output, ("position",)),
+    Kept(starts, ("execution_id", "claim")),
     Kept(schedules, ("task", "name")),
     Kept(tasks, ("name",)),
     Kept(pauses, ("kind", "name")),
-    Kept(starts, ("execution_id", "claim")),
 )
 """In the order in which they are copied."""
 

@@ -20,7 +20,7 @@ from conductor_supervisor.store import schema
 from conductor_supervisor.store.database import Database, Undecided, reason
 from conductor_supervisor.store.dialect import Executor, sql
 from conductor_supervisor.store.location import PostgresLocation
-from conductor_supervisor.store.wakeups import Listener
+from conductor_supervisor.store.wakeups import Listener, channel
 
 if TYPE_CHECKING:
     import psycopg
@@ -203,7 +203,7 @@ class PostgresDatabase(Database):
 
         with closing(self._connect()) as driver:
             driver.autocommit = True
-            driver.execute(SQL("LISTEN {}").format(Identifier(_channel(self._location.schema))))
+            driver.execute(SQL("LISTEN {}").format(Identifier(channel(self._location.schema))))
             yield driver
 
     def advice_if_damaged(self) -> str:
@@ -279,11 +279,7 @@ def announce(connection: Executor, schema: str, by: str = "") -> None:
     :param schema: where our tables are.
     :param by: the supervisor that need not be told.
     """
-    connection.scalar(_NOTIFY, {"channel": _channel(schema), "word": by})
-
-
-def _channel(schema: str) -> str:
-    return f"conductor_{schema}"
+    connection.scalar(_NOTIFY, {"channel": channel(schema), "word": by})
 
 
 _VERSION = text("SELECT CAST(current_setting('server_version_num') AS INTEGER)")

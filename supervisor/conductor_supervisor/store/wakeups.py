@@ -34,6 +34,11 @@ AGAIN = 1.0
 log = logging.getLogger(__name__)
 
 
+def channel(schema: str) -> str:
+    """Return the channel on which those who have made executions in a schema tell of it."""
+    return f"conductor_{schema}"
+
+
 class Listener:
     """A thread that listens on a connection of its own."""
 
