@@ -89,7 +89,7 @@ class Dispatcher:
         if runner is None:
             return
         runner.heard = time.monotonic()
-        runner.heard_until = runner.live_until
+        runner.heard_until, runner.unheard_since = runner.live_until, None
         if isinstance(message, m.Hello):
             runner.channels.add(channel)
         self._methods[type(message)](runner, message)

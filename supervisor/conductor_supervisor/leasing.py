@@ -61,6 +61,8 @@ class Leasing:
         for runner in self._work.roster.runners.values():
             if runner.live_until is not None:  # else it hears it with its welcome
                 runner.live_until = until
+                if runner.unheard_since is None:
+                    runner.unheard_since = uptime()
                 self._work.router.send(runner.number, CONTROL, LiveOn(until))
 
     def _lose(self) -> None:

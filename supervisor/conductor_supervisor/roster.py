@@ -166,6 +166,8 @@ class Runner:
     """Until when we have told it that it may live, by ``uptime``; None: for ever, or nothing yet."""
     heard_until: float | None = None
     """The same as it was when the runner was last heard: so much has reached it."""
+    unheard_since: float | None = None
+    """Since when, by ``uptime``, we have told it more than that; None: we have not."""
     phase: RunnerPhase = "starting"
     channels: set[str] = field(default_factory=set)
     held: dict[str, Held] = field(default_factory=dict)

@@ -45,6 +45,9 @@ MOST_REASON = 300
 RESTART_DELAYS = (0.0, 0.5, 1.0, 2.0, 5.0, 15.0, 30.0)
 """Seconds before a runner is started again in a slot whose last ones died before they were ready."""
 
+DEAF_AFTER = 1 / 6
+"""Of the lease: how long our word to a runner may be on its way."""
+
 LEASE_OVER = "the lease of its supervisor was not renewed"
 """The cause of death of what a supervisor without a lease has run."""
 
@@ -398,16 +401,21 @@ class Staff:
             self._start_later(slot, f"{exit_in_words(ended.returncode)} before it was ready{printed}")
         elif not in_order and not unwanted:
             slot.restarts += 1
-            deaf = ended.returncode == -signal.SIGKILL and has_passed(runner.heard_until)
-            if held_nothing and not runner.lost and not deaf:
+            if held_nothing and not runner.lost:
                 log.warning("runner %d %s", slot.number, _end_of_idle(runner, ended))
         runner.child.close()
 
     def _note_dead_mans_timer(self, runner: Runner, ended: Exit) -> None:
         """See if it has died because we have not told it to live on: that is nobody's fault in it."""
-        if ended.returncode == -signal.SIGKILL and has_passed(runner.live_until):
+        timer = ended.returncode == -signal.SIGKILL and has_passed(runner.heard_until)
+        if timer and (has_passed(runner.live_until) or not self._was_deaf(runner)):
             runner.lost = True
             runner.stop_order = runner.stop_order or self._order_to_all(runner, LEASE_OVER, "lease")
+
+    def _was_deaf(self, runner: Runner) -> bool:
+        """Tell whether a runner has not heard for long what we told it; else our word was on its way."""
+        since = runner.unheard_since
+        return since is not None and has_passed(since + self._work.lease.seconds * DEAF_AFTER)
 
     def _end_leftovers(self, runner: Runner) -> None:
         """End what a dead runner has started, before anyone runs its execution again."""
@@ -485,7 +493,7 @@ class Staff:
     def _sentence(self, found: Blame, ended: Exit, kill: Kill | None, runner: Runner) -> str:
         killed = ended.returncode == -signal.SIGKILL
         no_memory = killed and self._out_of_memory.happened()
-        deaf = killed and has_passed(runner.heard_until)
+        deaf = killed and has_passed(runner.heard_until) and self._was_deaf(runner)
         return sentence(found, ended.returncode, kill, no_memory=no_memory, deaf=deaf)
 
     def _crash_report(

@@ -16,6 +16,9 @@ only_linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has 
 
 LOST = "all runners are killed"
 
+LEASE = 3.0
+"""Seconds, of :meth:`Project.lease`."""
+
 WAYS = """
     def begin(ctx):
         '''Go on only in the second attempt; before, tell who we are.'''
@@ -91,8 +94,10 @@ def test_runners_of_a_stopped_supervisor_end_by_themselves(
     supervisor = project.start()
     project.until(lambda: len(pids(project)) == processes, "the task runs")
     supervisor.signal(signal.SIGSTOP)
+    stopped = uptime()
     for pid in pids(project):
         project.until(lambda: gone(pid), f"process {pid} has ended")  # noqa: B023
+    project.until(lambda: uptime() > stopped + LEASE, "the lease has ended, whatever was told last")
     project.let_go("go")
     supervisor.signal(signal.SIGCONT)
     view = project.until_state(execution, "completed", "failed")
