@@ -89,9 +89,12 @@ class PostgresServer:
             time.sleep(0.02)
 
     def send(self, number: signal.Signals) -> None:
-        """Send the whole server a signal."""
+        """Send the whole server a signal: each of its processes leads a group of its own."""
         assert self._process is not None
-        os.killpg(self._process.pid, number)
+        self._process.send_signal(number)
+        for child in _children(self._process.pid):
+            with suppress(ProcessLookupError):
+                os.kill(child, number)
 
     def stop(self, how: signal.Signals = signal.SIGINT) -> None:
         """Stop it: SIGINT is a fast shutdown, SIGQUIT a crash without a checkpoint."""

@@ -107,6 +107,8 @@ class Post:
         self.proxy = proxy
         self.supervisor: Supervisor | None = None
         self.told_to_stop = False
+        self.may_fail = False
+        """The database was in trouble while whoever is there was beginning or ending."""
         self.moves = 0
 
     @property
@@ -147,8 +149,6 @@ class Story:
         self._cancel_at = 0.0
         self._begun = time.monotonic()
         self._struck: set[int] = set()
-        self._away = False
-        """The database cannot be reached by all just now."""
 
     def tell(self) -> None:
         """Let everything happen, and look at the end whether it is as it should be."""
@@ -198,7 +198,7 @@ class Story:
         if post.proxy is not None and self._server is not None:
             url = url.replace(f":{self._server.port}/", f":{post.proxy.port}/")
         self._project.environment["CONDUCTOR_DATABASE_URL"] = url
-        post.told_to_stop = False
+        post.told_to_stop = post.may_fail = False
         post.supervisor = self._project.start(
             "--runtime", str(self._project.folder / post.folder), runners=1 if len(self._posts) > 1 else 2
         )
@@ -210,10 +210,9 @@ class Story:
             status = post.supervisor.process.poll()
             if status is None:
                 continue
-            excused = self._away or (post.told_to_stop and status == 0)
+            excused = (post.told_to_stop and status == 0) or (post.may_fail and status == 1)
             assert excused, f"a supervisor ended with status {status}:\n{post.supervisor.output()}"
-            if not self._away:
-                self._start(post)
+            self._start(post)
 
     def _renew(self) -> None:
         """Stop a supervisor that has runners at work; :meth:`_tend` puts another into its place."""
@@ -355,6 +354,8 @@ class Story:
 
     def _befall_supervisor(self, cell: Cell, order: Order, taken: Taken) -> None:
         post = next(p for p in self._posts if p.pid == taken.pid)
+        for one in self._posts:
+            one.may_fail = not one.heeds_signals
         match cell.deed:
             case "SIGKILL":
                 self._bury(post)
@@ -387,15 +388,12 @@ class Story:
 
     @contextmanager
     def _database_in_trouble(self, cell: Cell, post: Post) -> Iterator[None]:
-        self._away = True
         if cell.deed in OF_CONNECTIONS:
             assert post.proxy is not None
             yield from self._connection_in_trouble(cell, post.proxy)
         else:
             assert self._server is not None
             yield from self._server_in_trouble(cell, self._server)
-        self._tend()
-        self._away = False
 
     def _server_in_trouble(self, cell: Cell, server: PostgresServer) -> Iterator[None]:
         if cell.deed == "the server is killed":
