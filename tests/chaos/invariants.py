@@ -159,15 +159,18 @@ def leftovers(folder: Path, runtimes: Iterable[str]) -> list[str]:
 
     :param runtimes: the runtime folders of those that were stopped.
     """
-    mark = f"{folder}/"
-    left = []
-    for process in psutil.process_iter():
-        try:
-            mine = any(value.startswith(mark) for value in process.environ().values())
-        except psutil.Error:
-            continue
-        if mine and process.status() != psutil.STATUS_ZOMBIE:
-            left.append(f"process {process.pid} lives: {process.cmdline()}")
+    left = [f"process {pid} lives: {command}" for pid, command in _living(f"{folder}/")]
     for runtime in runtimes:
         left += [f"{path} is left" for path in (folder / runtime).iterdir() if path.name != "lock"]
     return left
+
+
+def _living(mark: str) -> Iterator[tuple[int, list[str]]]:
+    """Return the processes that have inherited an environment with this mark."""
+    for process in psutil.process_iter():
+        try:
+            mine = any(value.startswith(mark) for value in process.environ().values())
+            if mine and process.status() != psutil.STATUS_ZOMBIE:
+                yield process.pid, process.cmdline()
+        except psutil.Error:  # it has just ended, or is another user's
+            continue
