@@ -337,6 +337,8 @@ class Story:
                 self._invoke("deaf")
             case "Perform" | "Operate" | "Answered":
                 self._invoke("invokes")
+            case "NoteStart" | "Began":
+                self._invoke("rated")
             case "KeepProgress" | "Progress" | "KeepOutput":
                 self._invoke("progressing")
             case _:

@@ -171,6 +171,11 @@ if ISOLATION == "shared":
         await asyncio.sleep(event.payload.get("pause", 0))
         me.note("end")
 
+    @task(rate="1000/second")
+    async def rated(event: Event[Any], ctx: AsyncContext) -> None:
+        with attempt(event, ctx):
+            pass
+
     @task()
     async def progressing(event: Event[Any], ctx: AsyncContext) -> None:
         with attempt(event, ctx):
@@ -247,6 +252,11 @@ else:
         me.note("begin")
         time.sleep(event.payload.get("pause", 0))
         me.note("end")
+
+    @task(rate="1000/second")
+    def rated(event: Event[Any], ctx: Context) -> None:
+        with attempt(event, ctx):
+            pass
 
     @task()
     def progressing(event: Event[Any], ctx: Context) -> None:

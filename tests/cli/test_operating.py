@@ -11,8 +11,8 @@ from workplace import NOON, Answer, PretendSupervisor, Workplace, status
 from conductor_protocol.manifest import KeyLimitSpec, RateSpec, TaskSpec, WindowSpec
 from conductor_supervisor import control
 from conductor_supervisor.errors import NotRunning
-from conductor_supervisor.store import executions, tasks
-from conductor_supervisor.store.executions import Wanted
+from conductor_supervisor.store import claiming, tasks
+from conductor_supervisor.store.claiming import Wanted
 
 
 def test_a_waiting_execution_is_cancelled_at_once(workplace: Workplace) -> None:
@@ -137,7 +137,7 @@ def test_status_says_which_limits_are_used_up(workplace: Workplace) -> None:
     workplace.insert("resize", count=2, concurrency_key="acme")
     wanted = Wanted("resize", 9, by_key=1, rate=spec.rate)
     with workplace.database.writing() as connection:
-        assert len(executions.claim(connection, [wanted], 9, "one", NOON).claimed) == 1
+        assert len(claiming.claim(connection, [wanted], 9, "one", NOON).claimed) == 1
     shown = workplace.run("status").stdout
     assert "1 of resize: 1 key at the limit of 1 by tenant" in shown
     assert "1 of resize: at its rate of 1/minute" in shown
