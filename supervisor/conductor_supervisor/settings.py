@@ -335,7 +335,7 @@ SETTINGS: tuple[Setting, ...] = (
         name="lease",
         read=readers.lease,
         meaning="where several supervisors share a database: how long one may be away before others take its "
-        "executions; after two thirds of it its runners have ended; at least 3 s",
+        "executions; after five sixths of it its runners have ended; at least 3 s",
         default="30 s",
         example='"30s"',
     ),

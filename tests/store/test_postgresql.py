@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from sqlalchemy import Connection, text
@@ -198,7 +199,7 @@ def test_the_rights_that_the_documentation_names_are_enough(
     """No superuser, no extension, no right to change the schema."""
     name = database_url.rpartition("/")[2]
     for grant in GRANTS:
-        postgres.execute(grant.format(role=role), name)
+        postgres.execute(grant, name)
     database = Database.open(database_url.replace("postgres@", f"{role}@"))
     assert not database.migrate()
     database.check_writable()
@@ -206,10 +207,14 @@ def test_the_rights_that_the_documentation_names_are_enough(
     database.close()
 
 
-GRANTS = (
-    "GRANT USAGE ON SCHEMA conductor TO {role}",
-    "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA conductor TO {role}",
-)
+def _grants() -> list[str]:
+    """Return what docs/postgresql.md says that a role needs."""
+    page = (Path(__file__).parents[2] / "docs" / "postgresql.md").read_text(encoding="utf-8")
+    block = next(found for found in re.findall(r"```sql\n(.*?)```", page, re.DOTALL) if "GRANT" in found)
+    return block.splitlines()
+
+
+GRANTS = _grants()
 
 
 def test_a_role_that_lacks_a_right_is_told_which(
@@ -217,7 +222,7 @@ def test_a_role_that_lacks_a_right_is_told_which(
 ) -> None:
     """And what to write."""
     name = database_url.rpartition("/")[2]
-    postgres.execute(GRANTS[0].format(role=role), name)
+    postgres.execute(GRANTS[0], name)
     database = Database.open(database_url.replace("postgres@", f"{role}@"))
     with pytest.raises(StoreError, match=r"the role worker lacks rights on .* GRANT SELECT, INSERT"):
         database.check_writable()
