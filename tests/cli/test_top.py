@@ -267,7 +267,7 @@ def test_a_narrow_terminal_gets_one_line_for_each_runner(spinning: Project) -> N
     """With the end of the id, which is enough to name the execution."""
     (execution,) = spinning.views()
     with terminal(spinning, width=80) as shown:
-        shown.until_shown(f"spin  {execution.id[-6:]}  ")
+        shown.until_shown(f" {execution.id[-6:]}  ")
         shown.until_shown("╌…")
         shown.press("q")
         assert shown.wait() == 0

@@ -88,7 +88,7 @@ def most_at_once(diary: list[str]) -> tuple[int, dict[str, int]]:
     return most, most_of
 
 
-HESITATION = 0.4
+HESITATION = 0.8
 
 
 def busiest_second(diary: list[str]) -> int:
