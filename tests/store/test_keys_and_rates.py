@@ -242,6 +242,23 @@ def test_a_place_is_free_one_period_after_the_start_was_known(database: Database
     assert (len(again), full_until) == (1, {"t": NOW + 2 * SECOND + SPAN})
 
 
+def test_a_start_that_becomes_known_during_a_claim_is_counted_all_the_same(postgres_url: str) -> None:
+    """Whichever of the claim's statements its commit comes between: it waits for no lock."""
+    one, two = Database.open(postgres_url), Database.open(postgres_url)
+    invoke(one, *["t"] * 9)
+    unknown = rated(one, NOW).claimed
+
+    def note_one(_connection: object, _cursor: object, statement: str, *_more: object) -> None:
+        if unknown and "count(" in statement and "conductor_starts" in statement:
+            begun(two, unknown.pop(), NOW)
+
+    event.listen(one._engine, "after_cursor_execute", note_one)
+    assert rated(one, NOW).claimed == []
+    assert unknown == []
+    one.close()
+    two.close()
+
+
 def test_only_the_first_word_of_a_start_counts(database: Database) -> None:
     """A later one is of its end."""
     invoke(database, *["t"] * 5)
