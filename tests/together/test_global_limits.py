@@ -88,16 +88,10 @@ def most_at_once(diary: list[str]) -> tuple[int, dict[str, int]]:
     return most, most_of
 
 
-HESITATION = 0.8
-
-
 def busiest_second(diary: list[str]) -> int:
-    """Return how many starts lie within one second at most, wherever it begins.
-
-    Less what a busy machine may take between a start and the line that tells of it.
-    """
+    """Return how many starts lie within one second at most, wherever it begins."""
     starts = sorted(float(line.split()[0]) for line in diary if not line.startswith("gone"))
-    return max(sum(first <= at < first + 1 - HESITATION for at in starts) for first in starts)
+    return max(sum(first <= at < first + 1 for at in starts) for first in starts)
 
 
 def completed(site: Project, ids: list[str]) -> bool:
