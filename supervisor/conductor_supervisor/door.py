@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from weakref import WeakSet
 
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from conductor_protocol.operations import MAX_PAYLOAD, Answer, Invoked, InvokeMany, Operation
 from conductor_supervisor.clock import clock_from_environment
@@ -57,7 +57,8 @@ class Door:
                 answer = perform(connection, operation, clock_from_environment().now(), self._max_payload)
                 database.announce(connection)
         except SQLAlchemyError as error:
-            raise StoreError(f"{database.url_for_people} cannot be used: {reason(error)}") from error
+            doubt = "; whether it was written is not known" if _may_be_written(operation, error) else ""
+            raise StoreError(f"{database.url_for_people} cannot be used: {reason(error)}{doubt}") from error
         database.check_in_place()
         poke(self._folder)
         return answer
@@ -120,6 +121,11 @@ class Door:
             _inherited.append(self._database)
         self._database = None
         self._opening = threading.Lock()
+
+
+def _may_be_written(operation: Operation, error: SQLAlchemyError) -> bool:
+    """Tell whether the connection broke where the answer to a commit may have been lost."""
+    return is_write(operation) and isinstance(error, DBAPIError) and error.connection_invalidated
 
 
 def _max_payload() -> int:

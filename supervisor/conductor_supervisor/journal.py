@@ -24,7 +24,7 @@ from sqlalchemy import Connection
 
 from conductor_supervisor.clock import Clock
 from conductor_supervisor.errors import StoreError
-from conductor_supervisor.store.database import Database, Undecided, is_damaged, is_transient
+from conductor_supervisor.store.database import Database, Undecided, is_conflict, is_damaged, is_transient
 from conductor_supervisor.store.front import Front
 from conductor_supervisor.writes import Effect, Write, apply, makes_work
 
@@ -219,7 +219,10 @@ class Journal:
 
     def _wait_for_return(self, error: Exception, writes: int) -> None:
         delay = REPEAT_DELAYS[min(self._tries, len(REPEAT_DELAYS) - 1)]
-        self._note_away(error, f"{writes} writes wait")
+        if is_conflict(error):
+            log.debug("%d writes met another's and are made again: %s", writes, _first_line(error))
+        else:
+            self._note_away(error, f"{writes} writes wait")
         if self._given_up.wait(delay):
             raise StoreError(
                 "the database did not take the last writes; their executions run again at the next start: "

@@ -15,7 +15,7 @@ from conductor_supervisor.lease import Lease
 from conductor_supervisor.store.attempts import Ending
 from conductor_supervisor.store.leases import Member
 from conductor_supervisor.work import Work
-from conductor_supervisor.writes import EndAttempt, LeaveOthers, RenewLease, TakenOver, TakeOver
+from conductor_supervisor.writes import EndAttempt, GiveUpLease, RenewLease, TakenOver, TakeOver
 
 TAKE_OVER_AFTER = 1 / 6
 """Of the lease: how often we look for supervisors that are gone."""
@@ -60,7 +60,7 @@ class Neighbours:
 
     def leave(self) -> None:
         """Give our lease up: everything is settled."""
-        self._journal.submit(LeaveOthers(self._member.id, lambda: None, self._refused))
+        self._journal.submit(GiveUpLease(self._member.id, lambda: None, self._refused))
 
     def tick(self) -> None:
         """Take over from supervisors that are gone, every now and then."""

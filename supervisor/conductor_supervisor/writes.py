@@ -146,7 +146,7 @@ class RenewLease:
 
 
 @dataclass(slots=True)
-class LeaveOthers:
+class GiveUpLease:
     """Give our lease up: what is still running under it is anybody's."""
 
     member: str
@@ -245,7 +245,7 @@ Write: TypeAlias = (
     | LoadPage
     | RenewLease
     | TakeOver
-    | LeaveOthers
+    | GiveUpLease
     | Claim
 )
 
@@ -292,7 +292,7 @@ def apply(
             partial(w.then, _claim(connection, w, now, front) if stands else Brought([], {}))
             for w in _of(group, Claim)
         ),
-        *(effect for w in _of(group, LeaveOthers) for effect in _leave(connection, w)),
+        *(effect for w in _of(group, GiveUpLease) for effect in _give_up(connection, w)),
     ]
 
 
@@ -373,7 +373,7 @@ def _take_over(connection: Connection, write: TakeOver, now: Instant) -> TakenOv
     )
 
 
-def _leave(connection: Connection, write: LeaveOthers) -> list[Effect]:
+def _give_up(connection: Connection, write: GiveUpLease) -> list[Effect]:
     leases.remove(connection, write.member)
     return [write.then]
 

@@ -15,13 +15,13 @@ from orders import MOMENTS, RECEIVING, SENDING, Room, boundary
 
 from conductor_protocol.manifest import Isolation
 from conductor_protocol.messages import FromRunner, ToRunner
-from conductor_supervisor.writes import LeaveOthers, RenewLease, TakeOver, Write
+from conductor_supervisor.writes import GiveUpLease, RenewLease, TakeOver, Write
 
 PREPARE = "Prepare"
 """What a supervisor writes before its loop begins, in one transaction: it is no member of the union."""
 
 WRITES = (PREPARE, *(kind.__name__ for kind in get_args(Write)))
-OF_SEVERAL = frozenset(kind.__name__ for kind in (RenewLease, TakeOver, LeaveOthers))
+OF_SEVERAL = frozenset(kind.__name__ for kind in (RenewLease, TakeOver, GiveUpLease))
 """Writes that are made only where supervisors share a database."""
 
 SENT = tuple(kind.__name__ for kind in get_args(FromRunner))

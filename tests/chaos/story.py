@@ -316,7 +316,7 @@ class Story:
         match kind:
             case "Declare":
                 self._reload()
-            case "Prepare" | "Sweep" | "LeaveOthers" | "Hello" | "Welcome" | "ShutdownIntent" | "Goodbye":
+            case "Prepare" | "Sweep" | "GiveUpLease" | "Hello" | "Welcome" | "ShutdownIntent" | "Goodbye":
                 self._renew()
             case "Recall" | "Returned":
                 for _ in range(4):

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import multiprocessing
 import re
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from sqlalchemy import Connection, text
-from store_moves import invoke
+from sqlalchemy.exc import DBAPIError
+from store_moves import NOW, invoke
 
 from conductor_protocol.errors import UsageError
+from conductor_protocol.operations import InvokeMany, NewExecution
+from conductor_supervisor.door import Door
 from conductor_supervisor.errors import NoDatabase, StoreError
-from conductor_supervisor.store import migrations, schema
-from conductor_supervisor.store.database import Database, Undecided, is_transient
+from conductor_supervisor.store import executions, migrations, schema
+from conductor_supervisor.store.database import Database, Undecided, is_conflict, is_transient
 from conductor_supervisor.store.dialect import sql
 from conductor_supervisor.store.location import PostgresLocation, locate
 from postgresql import PostgresServer
@@ -64,6 +69,7 @@ def test_a_password_is_shown_to_nobody() -> None:
         ("postgresql://h/d?schema=My Jobs", "expected at most 50 small letters"),
         ("postgresql://h/d?schema=", "expected at most 50 small letters"),
         ("postgresql+asyncpg://h/d", 'write "postgresql://" instead'),
+        ("postgresql://me:secret@[::1/d", "this is no URL"),
     ],
 )
 def test_a_url_that_cannot_be_meant(url: str, said: str) -> None:
@@ -77,6 +83,14 @@ def test_what_libpq_does_not_understand_is_said_without_the_password() -> None:
     with pytest.raises(StoreError, match="is not understood") as caught:
         Database.open("postgresql://me:secret@h/d?colour=red")
     assert "secret" not in str(caught.value)
+
+
+def test_a_password_that_libpq_stumbles_over_is_not_quoted() -> None:
+    """The message says how to write it instead."""
+    with pytest.raises(StoreError, match=r"@ % as .* %40 %25") as caught:
+        Database.open("postgresql://me:50%zebra@h/d")
+    assert "zebra" not in str(caught.value)
+    assert caught.value.__cause__ is None
 
 
 # Opening
@@ -280,6 +294,70 @@ def test_a_commit_that_never_arrived_is_found_out(
         status = database.has_committed(caught.value.transaction)
     assert status is False
     assert _count(database, "conductor_tasks") == 0
+
+
+def test_a_transaction_that_the_server_never_heard_of_was_not_committed(database: Database) -> None:
+    """As after a failover to a replica that lagged behind: it is made again, and nobody stumbles."""
+    assert database.has_committed("18446744073709551000") is False
+
+
+def test_many_rows_that_are_not_taken_are_an_error_like_few(
+    database: Database, database_url: str, postgres: PostgresServer
+) -> None:
+    """Clients know nothing of the driver, nor of COPY."""
+    with database.writing() as connection:
+        connection.execute(sql("ALTER TABLE conductor_executions ADD CHECK (task <> 'bad')"))
+    door = Door(database_url)
+    for count in (1, 100):
+        with pytest.raises(StoreError, match="violates check constraint"):
+            door.perform(InvokeMany([NewExecution(task="bad")] * count))
+    door.close()
+    with pytest.raises(DBAPIError) as caught:
+        invoke(database, *["bad"] * 100)
+    assert not is_transient(caught.value)
+
+
+def test_a_connection_that_breaks_in_a_copy_is_worth_another_try(database: Database) -> None:
+    """And the next transaction has a new one."""
+
+    def breaks(connection: Connection) -> None:
+        connection.execute(
+            sql(
+                "CREATE FUNCTION pg_temp.end_it() RETURNS bool LANGUAGE sql AS"
+                " 'SELECT pg_terminate_backend(pg_backend_pid())'"
+            )
+        )
+        rule = "task <> 'bad' OR pg_temp.end_it()"
+        connection.execute(sql(f"ALTER TABLE conductor_executions ADD CHECK ({rule})"))
+        executions.insert(connection, [NewExecution(task="bad")] * 100, NOW)
+
+    with pytest.raises(DBAPIError) as caught:
+        database.transact(breaks)
+    assert is_transient(caught.value)
+    assert database.transact(lambda connection: connection.scalar(text("SELECT 1"))) == 1
+
+
+def test_a_deadlock_is_a_conflict_and_no_outage(database: Database) -> None:
+    """It is repeated, and nobody is told that the database is away."""
+    ids = invoke(database, "t", "t")
+    touch = sql("UPDATE conductor_executions SET priority = 1 WHERE id = :id")
+    met = threading.Barrier(2, timeout=30)
+
+    def meet(first: str, second: str) -> Exception | None:
+        try:
+            with database.writing() as connection:
+                connection.execute(touch, {"id": first})
+                met.wait()
+                connection.execute(touch, {"id": second})
+        except DBAPIError as error:
+            return error
+        return None
+
+    with ThreadPoolExecutor(2) as pool:
+        found = [each for each in pool.map(meet, ids, reversed(ids)) if each is not None]
+    assert len(found) == 1
+    assert is_conflict(found[0])
+    assert is_transient(found[0])
 
 
 def _lose(driver: object) -> None:

@@ -283,6 +283,16 @@ def is_transient(error: Exception) -> bool:
     return False
 
 
+def is_conflict(error: Exception) -> bool:
+    """Tell whether a transaction failed only because it met another's, and may be repeated at once."""
+    told = _told_by_driver(error)
+    if _is_of_psycopg(told):
+        from conductor_supervisor.store import postgresql
+
+        return postgresql.is_conflict(told)
+    return False
+
+
 def is_damaged(error: Exception) -> bool:
     """Tell whether the database is not what it should be: nothing that is written to it counts."""
     told = _told_by_driver(error)

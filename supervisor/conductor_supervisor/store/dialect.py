@@ -26,6 +26,7 @@ from sqlalchemy import (
     bindparam,
     literal_column,
 )
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
@@ -243,23 +244,33 @@ def insert_rows(connection: Executor, table: Table, rows: Sequence[Mapping[str, 
     """Insert rows that have every column; many at once as quickly as the database can take them."""
     ours = isinstance(connection, Connection) and connection.dialect.name == "postgresql"
     if ours and len(rows) >= ENOUGH_TO_COPY:
-        _copy(cast(Connection, connection), table, rows)
+        columns = table.c.keys()
+        values = ([row[column] for column in columns] for row in rows)
+        copy_rows(cast(Connection, connection), table, columns, values)
     else:
         connection.execute(table.insert(), rows)
 
 
-def _copy(connection: Connection, table: Table, rows: Sequence[Mapping[str, str | int | None]]) -> None:
+def copy_rows(
+    connection: Connection, table: Table, columns: Sequence[str], rows: Iterable[Sequence[object]]
+) -> None:
+    """Insert any number of rows, in this order, by PostgreSQL's COPY.
+
+    :raises DBAPIError: if a row is not taken, or the connection breaks: as from any other statement.
+    """
+    import psycopg
     from psycopg.sql import SQL, Identifier
 
-    columns = table.c.keys()
-    schema = connection.get_execution_options()["schema_translate_map"][None]
     statement = SQL("COPY {} ({}) FROM STDIN").format(
-        Identifier(schema, table.name), SQL(", ").join(map(Identifier, columns))
+        Identifier(schema_of(connection) or "", table.name), SQL(", ").join(map(Identifier, columns))
     )
     driver = cast("psycopg.Connection", connection.connection.driver_connection)
-    with driver.cursor() as cursor, cursor.copy(statement) as copy:
-        for row in rows:
-            copy.write_row([row[column] for column in columns])
+    try:
+        with driver.cursor() as cursor, cursor.copy(statement) as copy:
+            for row in rows:
+                copy.write_row(row)
+    except psycopg.Error as error:
+        raise DBAPIError(f"COPY {table.name}", None, error) from error
 
 
 def schema_of(connection: Connection) -> str | None:

@@ -60,6 +60,12 @@ class PostgresLocation(Struct, frozen=True):
         return f"postgresql://{where}{parts.path}?{told.get('host', '')}&{told.get('port', '')}&{self.schema}"
 
     @property
+    def has_password(self) -> bool:
+        """Whether there is a secret in the URL."""
+        parts = urlsplit(self.uri)
+        return ":" in parts.netloc.rpartition("@")[0] or any(name in parts.query for name in _SECRETS)
+
+    @property
     def for_people(self) -> str:
         """The URL without secrets, as it may be shown and logged."""
         parts = urlsplit(self.uri)
@@ -112,7 +118,10 @@ def _sqlite_path(url: str, rest: str) -> Path:
 
 
 def _postgres(rest: str) -> PostgresLocation:
-    parts = urlsplit(f"postgresql://{rest}")
+    try:
+        parts = urlsplit(f"postgresql://{rest}")
+    except ValueError as error:  # a bracket of an IPv6 address that is not closed, for one
+        raise UsageError(f"database: this is no URL: {error}; {_EXAMPLE}") from None
     told = parse_qsl(parts.query, keep_blank_values=True)
     schemas = [value for name, value in told if name == _SCHEMA]
     schema = schemas[-1] if schemas else DEFAULT_SCHEMA

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING, TypeVar
 
 from sqlalchemy import Connection, Engine, RootTransaction, Table, create_engine, text
 from sqlalchemy.exc import DBAPIError
@@ -18,7 +18,7 @@ from sqlalchemy.schema import CreateSchema
 from conductor_supervisor.errors import NoDatabase, StoreError
 from conductor_supervisor.store import schema
 from conductor_supervisor.store.database import Database, Undecided, reason
-from conductor_supervisor.store.dialect import Executor, sql
+from conductor_supervisor.store.dialect import Executor, copy_rows, sql
 from conductor_supervisor.store.location import PostgresLocation
 from conductor_supervisor.store.wakeups import Listener, channel
 
@@ -61,6 +61,9 @@ _TRANSIENT = frozenset(
     }
 )
 _DAMAGED_CLASS = "XX"
+_CONFLICT_CLASS = "40"
+_UNHEARD_OF = "22023"
+"""The server has not got to this transaction's number: until lately it was a replica, and lagged behind."""
 
 R = TypeVar("R")
 
@@ -138,12 +141,17 @@ class PostgresDatabase(Database):
 
         :raises DBAPIError: while it is away.
         """
-        with self._engine.begin() as connection:
-            status: str | None = connection.scalar(_STATUS, {"number": transaction})
-            if status != "in progress":
-                return status == "committed"
-            # Its process has not noticed yet that we are gone. Rather than to wait for that, end it.
-            connection.execute(_END_TRANSACTION, {"number": transaction})
+        try:
+            with self._engine.begin() as connection:
+                status: str | None = connection.scalar(_STATUS, {"number": transaction})
+                if status != "in progress":
+                    return status == "committed"
+                # Its process has not noticed yet that we are gone. Rather than to wait for that, end it.
+                connection.execute(_END_TRANSACTION, {"number": transaction})
+        except DBAPIError as error:
+            if _sqlstate(error.orig) != _UNHEARD_OF:
+                raise
+            return False
         return None
 
     def keep_others_from_writing(self, connection: Connection) -> None:
@@ -162,19 +170,12 @@ class PostgresDatabase(Database):
 
         :raises StoreError: if a row is not taken.
         """
-        import psycopg
-
-        driver = cast("psycopg.Connection", connection.connection.driver_connection)
-        into = psycopg.sql.SQL("COPY {} ({}) FROM STDIN").format(
-            psycopg.sql.Identifier(str(self._schema), table.name),
-            psycopg.sql.SQL(", ").join(map(psycopg.sql.Identifier, columns)),
-        )
         try:
-            with driver.cursor() as cursor, cursor.copy(into) as copy:
-                for row in rows:
-                    copy.write_row(row)
-        except psycopg.Error as error:
-            raise StoreError(f"{table.name} in {self.url_for_people} does not take a row: {error}") from error
+            copy_rows(connection, table, columns, rows)
+        except DBAPIError as error:
+            raise StoreError(
+                f"{table.name} in {self.url_for_people} does not take a row: {reason(error)}"
+            ) from error
 
     def changed_elsewhere(self) -> bool:
         """Always: who has written cannot be seen here."""
@@ -329,9 +330,12 @@ def _connector(location: PostgresLocation) -> Callable[[], psycopg.Connection]:
     try:
         told = conninfo_to_dict(location.uri)
     except psycopg.ProgrammingError as error:
+        # What libpq says may quote a password that it has stumbled over.
+        said = "" if location.has_password else f": {str(error).strip()}"
         raise StoreError(
-            f"database: {location.for_people} is not understood: {str(error).strip()}"
-        ) from error
+            f"database: {location.for_people} is not understood{said}; in names and passwords write the "
+            "characters : / ? # [ ] @ % as %3A %2F %3F %23 %5B %5D %40 %25"
+        ) from None
     conninfo = make_conninfo(
         location.uri, **{name: value for name, value in _UNLESS_TOLD.items() if name not in told}
     )
@@ -383,6 +387,11 @@ def is_transient(error: BaseException) -> bool:
         # Without a word of the server's, it is the connection that failed, or there was none.
         return isinstance(error, psycopg.OperationalError | psycopg.InterfaceError)
     return state[:2] in _TRANSIENT_CLASSES or state in _TRANSIENT
+
+
+def is_conflict(error: BaseException) -> bool:
+    """Tell whether the transaction met another's: a deadlock, or a serialization failure."""
+    return (_sqlstate(error) or "").startswith(_CONFLICT_CLASS)
 
 
 def is_damaged(error: BaseException) -> bool:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from sqlalchemy.exc import DBAPIError
 from uuid_utils import uuid7
 
 if TYPE_CHECKING:
@@ -48,6 +49,8 @@ class Listener:
         self._me = me
         self._wake = wake
         self._hears = False
+        self._has_heard = False
+        """Notifications are known to arrive, as long as there is a connection."""
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._run, name="listener", daemon=True)
 
@@ -72,12 +75,13 @@ class Listener:
         while not self._closed.is_set():
             try:
                 with self._database.listening() as driver:
-                    if not self._notifications_arrive(driver):
+                    if not self._has_heard and not self._notifications_arrive(driver):
                         self._say_deaf()
                         return
+                    self._hears = self._has_heard = True
                     self._wake()  # for what came while nobody listened
                     self._hear(driver)
-            except psycopg.Error as error:
+            except (psycopg.Error, DBAPIError) as error:
                 log.debug("the database is polled until it can be listened to again: %s", error)
             self._hears = False
             self._closed.wait(AGAIN)
@@ -89,7 +93,6 @@ class Listener:
         while not self._closed.is_set() and (left := deadline - time.monotonic()) > 0:
             for heard in driver.notifies(timeout=left, stop_after=1):
                 if heard.payload == token:
-                    self._hears = True
                     return True
         return self._closed.is_set()
 
