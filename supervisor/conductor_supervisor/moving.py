@@ -129,9 +129,8 @@ def _have_alone(database: Database, connection: Connection, dead: str | None = N
     :raises AlreadyRunning: if a supervisor, on whatever machine, has a lease.
     :raises StoreError: if others go on writing.
     """
-    _check_leases(
-        database, connection, dead
-    )  # before the tables are locked, for a supervisor would have to wait
+    # Before the tables are locked as well, for then a supervisor would have to wait.
+    _check_leases(database, connection, dead)
     try:
         database.keep_others_from_writing(connection)
     except SQLAlchemyError as error:

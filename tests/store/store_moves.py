@@ -31,6 +31,15 @@ SECOND = MICROSECONDS
 FAILURE = Failure(type="ValueError", message="no")
 
 
+def migrate(url: str) -> bool:
+    """Bring a database's schema up to date, as a process of its own would; True if there was need."""
+    database = Database.open(url)
+    try:
+        return database.migrate()
+    finally:
+        database.close()
+
+
 def ask(database: Database, operation: Operation, now: Instant = NOW) -> Answer:
     """Perform an operation in a transaction of its own."""
     with database.writing() if is_write(operation) else database.reading() as connection:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from store_moves import claim
+from store_moves import claim, migrate
 
 from conductor_supervisor.errors import StoreError
 from conductor_supervisor.store import migrations, schema
@@ -23,26 +23,18 @@ def database_url(sqlite_url: str) -> str:
     return sqlite_url
 
 
-def _migrate(url: str) -> bool:
-    database = Database.open(url)
-    try:
-        return database.migrate()
-    finally:
-        database.close()
-
-
 def test_an_empty_file_gets_its_tables_once(tmp_path: Path) -> None:
     """The second time there is nothing to do."""
     url = f"sqlite:///{tmp_path}/a.db"
-    assert _migrate(url)
-    assert not _migrate(url)
+    assert migrate(url)
+    assert not migrate(url)
 
 
 def test_many_processes_may_migrate_at_once(tmp_path: Path) -> None:
     """One of them does the work, the others wait and find it done."""
     url = f"sqlite:///{tmp_path}/a.db"
     with multiprocessing.get_context("spawn").Pool(3) as pool:
-        did = pool.map(_migrate, [url] * 6, chunksize=1)
+        did = pool.map(migrate, [url] * 6, chunksize=1)
         pool.close()
         pool.join()
     assert sorted(did) == [False] * 5 + [True]

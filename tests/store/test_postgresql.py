@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
-from store_moves import NOW, invoke
+from store_moves import NOW, invoke, migrate
 
 from conductor_protocol.errors import UsageError
 from conductor_protocol.operations import InvokeMany, NewExecution
@@ -121,18 +121,10 @@ def test_a_look_cannot_write(database_url: str, database: Database) -> None:
 # The schema
 
 
-def _migrate(url: str) -> bool:
-    database = Database.open(url)
-    try:
-        return database.migrate()
-    finally:
-        database.close()
-
-
 def test_many_processes_may_migrate_at_once(database_url: str) -> None:
     """One of them does the work, the others wait and find it done."""
     with multiprocessing.get_context("spawn").Pool(3) as pool:
-        did = pool.map(_migrate, [database_url + "?schema=jobs"] * 6, chunksize=1)
+        did = pool.map(migrate, [database_url + "?schema=jobs"] * 6, chunksize=1)
         pool.close()
         pool.join()
     assert sorted(did) == [False] * 5 + [True]

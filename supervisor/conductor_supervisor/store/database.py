@@ -83,14 +83,8 @@ class Database(ABC):
             from conductor_supervisor.store.postgresql import PostgresDatabase
 
             database = PostgresDatabase.opened(location)
-        try:
+        with closed_if_unusable(database):
             database.check_schema()
-        except SQLAlchemyError as error:
-            database.close()
-            raise StoreError(f"{database.url_for_people} cannot be used: {reason(error)}") from error
-        except StoreError:
-            database.close()
-            raise
         return database
 
     @property
@@ -267,6 +261,22 @@ def _refuse_newer(found: str, location: Location) -> None:
             f"the newest that this version knows is {schema.HEAD}); "
             "upgrade here too: pip install --upgrade conductor-supervisor"
         )
+
+
+@contextmanager
+def closed_if_unusable(database: Database) -> Iterator[None]:
+    """Look whether a database that was just opened can be used, and close it if not.
+
+    :raises StoreError: if it cannot; the message says why.
+    """
+    try:
+        yield
+    except SQLAlchemyError as error:
+        database.close()
+        raise StoreError(f"{database.url_for_people} cannot be used: {reason(error)}") from error
+    except StoreError:
+        database.close()
+        raise
 
 
 def is_transient(error: Exception) -> bool:

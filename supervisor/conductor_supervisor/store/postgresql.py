@@ -17,7 +17,7 @@ from sqlalchemy.schema import CreateSchema
 
 from conductor_supervisor.errors import NoDatabase, StoreError
 from conductor_supervisor.store import schema
-from conductor_supervisor.store.database import Database, Undecided, reason
+from conductor_supervisor.store.database import Database, Undecided, closed_if_unusable, reason
 from conductor_supervisor.store.dialect import Executor, copy_rows, sql
 from conductor_supervisor.store.location import PostgresLocation
 from conductor_supervisor.store.wakeups import Listener, channel
@@ -93,14 +93,8 @@ class PostgresDatabase(Database):
         """
         connect = _connector(location)
         database = cls(location, _engine(location, connect), connect)
-        try:
+        with closed_if_unusable(database):
             database._check_server()
-        except DBAPIError as error:
-            database.close()
-            raise StoreError(f"{database.url_for_people} cannot be used: {reason(error)}") from error
-        except StoreError:
-            database.close()
-            raise
         return database
 
     def _check_server(self) -> None:

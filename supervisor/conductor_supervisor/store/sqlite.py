@@ -19,10 +19,9 @@ from typing import TypeVar
 from urllib.parse import quote
 
 from sqlalchemy import URL, Connection, Engine, Table, create_engine, event, insert
-from sqlalchemy.exc import DBAPIError
 
 from conductor_supervisor.errors import ForeignDatabase, NoDatabase, StoreError
-from conductor_supervisor.store.database import Database, reason
+from conductor_supervisor.store.database import Database, closed_if_unusable
 from conductor_supervisor.store.location import SqliteLocation
 
 BUSY_TIMEOUT = 30.0
@@ -83,12 +82,8 @@ class SqliteDatabase(Database):
         event.listen(engine, "connect", _set_up_connection)
         event.listen(engine, "begin", _begin)
         database = cls(location, engine)
-        try:
-            with database.reading() as connection:
-                connection.exec_driver_sql("PRAGMA schema_version")
-        except DBAPIError as error:
-            database.close()
-            raise StoreError(f"{database.url_for_people} cannot be used: {reason(error)}") from error
+        with closed_if_unusable(database), database.reading() as connection:
+            connection.exec_driver_sql("PRAGMA schema_version")
         database._file = database._file_in_place()
         return database
 
