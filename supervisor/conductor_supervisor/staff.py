@@ -1,7 +1,7 @@
 """The runners' lives: started, stopped, reaped, replaced. Owned by the loop thread.
 
-Every way in which a runner ends comes through :meth:`Staff.reap`: there the blame is found, what the dead
-runner still reported is acted on, and what it had not begun goes to others.
+Every way in which a runner ends comes through :meth:`Staff.reap`; what becomes of what it held is found by
+``inquest``.
 """
 
 from __future__ import annotations
@@ -12,23 +12,18 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import get_args
 
 from conductor_protocol.messages import Report, Stop
-from conductor_protocol.operations import CrashReport, Stream
-from conductor_protocol.units import counted, in_words
-from conductor_protocol.uptime import has_passed
-from conductor_supervisor import endings
+from conductor_protocol.units import in_words
+from conductor_supervisor.inquest import LEASE_OVER, Inquest, order_to_all
 from conductor_supervisor.nursery import Nursery
 from conductor_supervisor.processes.leftovers import Leftovers, adopt_orphans
-from conductor_supervisor.processes.oom import OutOfMemoryKills
-from conductor_supervisor.processes.output import Outputs, split_stacks
+from conductor_supervisor.processes.output import Outputs
 from conductor_supervisor.processes.spawn import Child, Ends, Exit, ForkedChild
 from conductor_supervisor.processes.template import Template
-from conductor_supervisor.roster import Held, Runner, Slot, StopOrder
+from conductor_supervisor.roster import Runner, Slot, StopOrder
 from conductor_supervisor.router import Router
-from conductor_supervisor.rules.blame import Blame, Kill, blame, exit_in_words, sentence, signal_name
-from conductor_supervisor.rules.suspicion import Suspicion, seen_in, sentence_on_one_of, suspicion
+from conductor_supervisor.rules.blame import exit_in_words
 from conductor_supervisor.settings import Settings
 from conductor_supervisor.transcripts import TemplateListener, Transcripts
 from conductor_supervisor.work import Work
@@ -44,12 +39,6 @@ MOST_REASON = 300
 
 RESTART_DELAYS = (0.0, 0.5, 1.0, 2.0, 5.0, 15.0, 30.0)
 """Seconds before a runner is started again in a slot whose last ones died before they were ready."""
-
-DEAF_AFTER = 1 / 6
-"""Of the lease: how long our word to a runner may be on its way."""
-
-LEASE_OVER = "the lease of its supervisor was not renewed"
-"""The cause of death of what a supervisor without a lease has run."""
 
 READING_TIME = 0.005
 """Seconds of a turn of the loop that go to what runners print, at most; asks wait meanwhile."""
@@ -81,11 +70,10 @@ class Staff:
         self._app = app
         self._paths = paths
         self._folder = folder
-        self._reported = reported
+        self._inquest = Inquest(work, transcripts, reported)
         self._leftovers = Leftovers()
         self.describing = f"{folder}:describe"
         """The mark of a child that describes the app, and of what that starts."""
-        self._out_of_memory = OutOfMemoryKills()
         self.outputs = Outputs()
         """The open ends of all that runners print to, and what their template says."""
         self._killing = False
@@ -315,15 +303,8 @@ class Staff:
         self._killing = True
         self.reap()
         for runner in self._roster.runners.values():
-            runner.stop_order = runner.stop_order or self._order_to_all(runner, cause, reason)
+            runner.stop_order = runner.stop_order or order_to_all(runner, cause, reason)
             self.kill(runner)
-
-    def _order_to_all(self, runner: Runner, cause: str, reason: str) -> StopOrder | None:
-        """Return why a runner ends that nothing in it is to blame for; None if it has nothing in hand."""
-        first = runner.first()
-        if first is None:
-            return None
-        return StopOrder(None if runner.shared else first, "stopped", cause, reason)
 
     def lose_all(self) -> None:
         """Kill every runner, for our lease was not renewed; :meth:`go_on` starts others."""
@@ -387,8 +368,7 @@ class Staff:
                 self.outputs.remove(output)
                 output.read_to_end()
         held_nothing = not runner.held
-        self._note_dead_mans_timer(runner, ended)
-        in_order = not self._settle(runner, ended) and runner.stop_said and ended.returncode == 0
+        in_order = not self._inquest.settle(runner, ended) and runner.stop_said and ended.returncode == 0
         del self._roster.runners[runner.number]
         self._router.forget(runner.number)
         slot = runner.slot
@@ -405,18 +385,6 @@ class Staff:
                 log.warning("runner %d %s", slot.number, _end_of_idle(runner, ended))
         runner.child.close()
 
-    def _note_dead_mans_timer(self, runner: Runner, ended: Exit) -> None:
-        """See if it has died because we have not told it to live on: that is nobody's fault in it."""
-        timer = ended.returncode == -signal.SIGKILL and has_passed(runner.heard_until)
-        if timer and (has_passed(runner.live_until) or not self._was_deaf(runner)):
-            runner.lost = True
-            runner.stop_order = runner.stop_order or self._order_to_all(runner, LEASE_OVER, "lease")
-
-    def _was_deaf(self, runner: Runner) -> bool:
-        """Tell whether a runner has not heard for long what we told it; else our word was on its way."""
-        since = runner.unheard_since
-        return since is not None and has_passed(since + self._work.lease.seconds * DEAF_AFTER)
-
     def _end_leftovers(self, runner: Runner) -> None:
         """End what a dead runner has started, before anyone runs its execution again."""
         runner.child.signal_group(signal.SIGKILL)
@@ -425,135 +393,11 @@ class Staff:
         if left:
             log.warning("runner %d left processes behind, which are killed: %d", runner.slot.number, left)
 
-    def _settle(self, runner: Runner, ended: Exit) -> bool:
-        """Give every execution in a dead runner's hands what is due to it; tell if it was running one."""
-        if runner.shared:
-            return self._settle_shared(runner, ended)
-        in_hand = {(held.id, held.claim): held for held in runner.held.values()}
-        found, kill = self._blame(runner, list(in_hand))
-        for report in found.reported:
-            self._reported(runner, report)
-        if found.running is not None:
-            held = in_hand[found.running]
-            cause = self._sentence(found, ended, kill, runner)
-            crash = self._crash_report(found, cause, ended, runner, found.running)
-            runner.take_back(*found.running)
-            self._end(held, runner.stop_order if kill is not None else None, crash)
-        for held in list(runner.held.values()):
-            runner.take_back(held.id, held.claim)
-            self._work.give_back(held)
-        return found.running is not None
-
-    def _settle_shared(self, runner: Runner, ended: Exit) -> bool:
-        in_hand = {(held.id, held.claim): held for held in runner.held.values()}
-        order, recorder = runner.stop_order, runner.child.recorder
-        readings, now = recorder.read_places(), time.monotonic()
-        found = suspicion(
-            readings=readings,
-            in_hand=list(in_hand),
-            outbox=recorder.outbox(),
-            kill=_kill(order, order.held) if order is not None else None,
-            named=(order.held.id, order.held.claim) if order is not None and order.held is not None else None,
-        )
-        for report in found.reported:
-            self._reported(runner, report)
-        _log_death(runner, ended, found)
-        for key in found.inside:
-            held = in_hand[key]
-            kill = _kill(order, held) if order is not None else None
-            seen = seen_in(readings, key, now)
-            runner.take_back(*key)
-            if key in found.suspects:
-                cause = sentence_on_one_of(len(found.inside), seen, ended.returncode, kill)
-                crash = self._crash_report(seen, cause, ended, runner, key)
-                self._work.end(held, endings.suspected(held, crash, self._work.clock.now()))
-            else:
-                cause = self._sentence(seen, ended, kill, runner)
-                self._end(held, order, self._crash_report(seen, cause, ended, runner, key))
-        for held in list(runner.held.values()):
-            runner.take_back(held.id, held.claim)
-            self._work.give_back(held)
-        return bool(found.inside)
-
-    def _blame(self, runner: Runner, in_hand: list[tuple[str, int]]) -> tuple[Blame, Kill | None]:
-        """Find who was running; a stop for one that has ended since is not held against the next."""
-        order = runner.stop_order
-        kill = _kill(order, order.held) if order is not None else None
-        reading, outbox = runner.child.recorder.read(), runner.child.recorder.outbox()
-        now = time.monotonic()
-        found = blame(reading=reading, in_hand=in_hand, outbox=outbox, now=now, kill=kill, ended=runner.ended)
-        whom = order.held if order is not None else None
-        if order is not None and whom is not None and found.running not in (None, (whom.id, whom.claim)):
-            kill = _kill(order, None)
-            found = blame(
-                reading=reading, in_hand=in_hand, outbox=outbox, now=now, kill=kill, ended=runner.ended
-            )
-        return found, kill
-
-    def _sentence(self, found: Blame, ended: Exit, kill: Kill | None, runner: Runner) -> str:
-        killed = ended.returncode == -signal.SIGKILL
-        no_memory = killed and self._out_of_memory.happened()
-        deaf = killed and has_passed(runner.heard_until) and self._was_deaf(runner)
-        return sentence(found, ended.returncode, kill, no_memory=no_memory, deaf=deaf)
-
-    def _crash_report(
-        self, found: Blame, cause: str, ended: Exit, runner: Runner, held: tuple[str, int]
-    ) -> CrashReport:
-        stdout, stderr = (self._transcripts.tail(*held, stream) for stream in get_args(Stream))
-        stderr, stacks = split_stacks(stderr)
-        if not stacks:  # where several ran, they are nobody's
-            _, stacks = split_stacks(runner.child.stderr.tail())
-        signal_said = signal_name(ended.returncode)
-        return CrashReport(
-            cause=cause,
-            signal=signal_said,
-            exit_code=None if signal_said else ended.returncode,
-            step=found.step,
-            step_seconds=found.step_seconds,
-            attempt_seconds=found.attempt_seconds,
-            peak_memory=ended.peak_memory,
-            cpu_seconds=ended.cpu_seconds,
-            stdout=stdout,
-            stderr=stderr,
-            stacks=stacks,
-        )
-
-    def _end(self, held: Held, order: StopOrder | None, crash: CrashReport) -> None:
-        now = self._work.clock.now()
-        if order is None:
-            order = StopOrder(held, "crashed", crash.cause)
-        elif order.held is not None and order.held is not held:
-            order = StopOrder(held, "stopped", order.cause, order.reason)
-        if order.outcome == "crashed":
-            held.task.took(crash.attempt_seconds or 0.0)
-        self._work.end(held, endings.by_order(held, order, crash, now))
-
-
-def _kill(order: StopOrder, held: Held | None) -> Kill:
-    """Return what a stop means for one of the executions that were inside."""
-    if order.held is held or order.held is None:
-        return Kill(order.cause, charged=order.outcome == "crashed")
-    return Kill(f"for another execution's sake ({order.cause})", charged=False)
-
 
 def _end_of_idle(runner: Runner, ended: Exit) -> str:
     how = f"{exit_in_words(ended.returncode)} with nothing in hand"
     order = runner.stop_order
     return how if order is None else f"{how}; it had been stopped for what it ran before: {order.cause}"
-
-
-def _log_death(runner: Runner, ended: Exit, found: Suspicion) -> None:
-    """One line, however many were inside."""
-    if not found.inside:
-        return
-    what = f"{exit_in_words(ended.returncode)} with {counted(len(found.inside), 'execution')} in it"
-    if runner.stop_order is not None:
-        what += f", stopped: {runner.stop_order.cause}"
-    if found.suspects:
-        what += "; as any of them may have done it, each runs alone from now on"
-    elif found.culprit is not None:
-        what += f"; it was execution {found.culprit[0]}"
-    log.warning("shared runner %d %s", runner.slot.number, what)
 
 
 def _last_lines(text: str) -> str:

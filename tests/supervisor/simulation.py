@@ -60,6 +60,7 @@ from conductor_protocol.units import MICROSECONDS, Instant
 from conductor_supervisor import (
     dispatcher,
     endings,
+    inquest,
     intake,
     leasing,
     roster,
@@ -1575,7 +1576,7 @@ def simulate(seed: int, database: Database, monkeypatch: pytest.MonkeyPatch) -> 
 
 def _move_into(world: World, patch: pytest.MonkeyPatch) -> None:
     """Put the world's things in the place of the machine's."""
-    for module in (dispatcher, intake, roster, staff, supervisor, watch, work):
+    for module in (dispatcher, inquest, intake, roster, staff, supervisor, watch, work):
         patch.setattr(module, "time", WorldTime(world))
     ids = (f"{number:036d}" for number in count(1))
     patch.setattr(executions, "new_id", lambda: next(ids))
