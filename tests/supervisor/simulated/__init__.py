@@ -1,0 +1,1 @@
+"""The world that :mod:`simulation` lets a supervisor live in."""
