@@ -115,7 +115,7 @@ class Intake:
         """When we looked at the clock for firings last."""
         self._look_wanted = True
         self._look_again_at: float | None = None
-        """Monotonic moment of the next look after one that failed, or after a claim that did."""
+        """Monotonic moment of the next look after a look or a claim that failed, or that did not see all."""
         self._next_due: Instant | None = None
         self._open: dict[str, bool] = {}
         self._full: dict[str, Full] = {}
@@ -301,6 +301,8 @@ class Intake:
                 self._full[name] = Full(now, until)
         if brought.taken:
             self._dry.discard(queue)
+        elif brought.look_again_at is not None:
+            self._look_again_at = brought.look_again_at
         self._work.take(brought.taken)
 
     def _claim_refused(self, queue: Queue, message: str) -> None:

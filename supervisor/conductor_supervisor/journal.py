@@ -218,6 +218,7 @@ class Journal:
         return undecided.result if committed else None
 
     def _wait_for_return(self, error: Exception, writes: int) -> None:
+        self._forget_claims()
         delay = REPEAT_DELAYS[min(self._tries, len(REPEAT_DELAYS) - 1)]
         if is_conflict(error):
             log.debug("%d writes met another's and are made again: %s", writes, _first_line(error))
@@ -250,6 +251,7 @@ class Journal:
 
     def _make_each(self, group: list[Write]) -> list[Effect]:
         """Make the writes of a group of which some is bad: each under a savepoint of its own."""
+        self._forget_claims()
         return self._database.transact(
             lambda connection: [effect for write in group for effect in self._make_alone(connection, write)]
         )
@@ -261,8 +263,14 @@ class Journal:
         except Exception as error:
             if is_transient(error) or is_damaged(error):
                 raise
+            self._forget_claims()
             log.exception("a write of kind %s was refused", type(write).__name__)
             return [partial(write.refused, _first_line(error))]
+
+    def _forget_claims(self) -> None:
+        """What was claimed in a transaction that is rolled back is ready again, where the front was."""
+        if self._front is not None:
+            self._front.forget()
 
     def _settle(self, count: int) -> None:
         self.pending -= count

@@ -218,6 +218,8 @@ class Brought:
     taken: list[Taken]
     full_until: dict[str, Instant]
     """Tasks that have used up their rate, and when the next of each can start at the earliest."""
+    look_again_at: float | None = None
+    """Monotonic moment until which not all was looked at, if nothing was found in what was."""
 
 
 @dataclass(slots=True)
@@ -379,7 +381,8 @@ def _give_up(connection: Connection, write: GiveUpLease) -> list[Effect]:
 
 
 def _claim(connection: Connection, write: Claim, now: Instant, front: Front | None) -> Brought:
-    claimed, full_until = claiming.claim(connection, write.wanted, write.count, write.supervisor, now, front)
-    resumed = [c.id for c in claimed if not c.first_claim]
+    claims = claiming.claim(connection, write.wanted, write.count, write.supervisor, now, front)
+    resumed = [c.id for c in claims.claimed if not c.first_claim]
     pages = steps.first_page(connection, resumed, PAGE_BYTES) if resumed else {}
-    return Brought([Taken(c, *pages.get(c.id, ([], 0))) for c in claimed], full_until)
+    taken = [Taken(c, *pages.get(c.id, ([], 0))) for c in claims.claimed]
+    return Brought(taken, claims.full_until, claims.look_again_at)

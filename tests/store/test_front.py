@@ -84,15 +84,58 @@ def test_a_higher_priority_is_seen_all_the_same(
     assert take(5) == [usual[2], *low]
 
 
-def test_what_is_looked_at_but_not_claimed_is_not_passed_over(database: Database, seconds: Seconds) -> None:
+@pytest.mark.parametrize("at_once", [1, 2])
+def test_what_is_looked_at_but_not_claimed_is_not_passed_over(
+    database: Database, seconds: Seconds, at_once: int
+) -> None:
     """Of two tasks together, only the first in the queue are claimed."""
     front = Front(seconds)
     seconds.a_look_takes = SLOW * 1.1
     first = invoke(database, "a", "b", "a", "b", "a", "b")
+    wanted = [Wanted("a", at_once), Wanted("b", at_once)]
     taken: list[str] = []
     with database.writing() as connection:
-        for _ in range(3):
-            claims = claiming.claim(connection, [Wanted("a", 2), Wanted("b", 2)], 2, "one", NOW, front)
+        for _ in range(6 // at_once):
+            claims = claiming.claim(connection, wanted, at_once, "one", NOW, front)
             seconds.a_look_takes = 0.0
             taken += [one.id for one in claims.claimed]
     assert taken == first
+
+
+def test_a_claim_that_finds_nothing_tells_when_all_is_looked_at_again(
+    database: Database, seconds: Seconds
+) -> None:
+    """So that nobody takes the queue for empty meanwhile."""
+    front = Front(seconds)
+    wanted = [Wanted("t", 2)]
+    seconds.a_look_takes = SLOW * 1.1
+    invoke(database, "t")
+    with database.writing() as connection:
+        first = claiming.claim(connection, wanted, 2, "one", NOW, front)
+        seconds.a_look_takes = 0.0
+        second = claiming.claim(connection, wanted, 2, "one", NOW, front)
+        assert (len(first.claimed), first.look_again_at) == (1, None)
+        assert (len(second.claimed), second.look_again_at) == (0, front.spared_until(["t"]))
+        assert second.look_again_at is not None
+        seconds.now = second.look_again_at
+        third = claiming.claim(connection, wanted, 2, "one", NOW, front)
+    assert (len(third.claimed), third.look_again_at) == (0, None)
+
+
+def test_what_a_rolled_back_claim_has_found_out_is_forgotten(database: Database, seconds: Seconds) -> None:
+    """What it took stands where it stood."""
+    front = Front(seconds)
+    ids = invoke(database, *["t"] * 3)
+    seconds.a_look_takes = SLOW * 1.1
+
+    def claim_two() -> list[str]:
+        found = claiming.claim(connection, [Wanted("t", 2)], 2, "one", NOW, front)
+        seconds.a_look_takes = 0.0
+        return [one.id for one in found.claimed]
+
+    with database.writing() as connection:
+        undone = connection.begin_nested()
+        assert claim_two() == ids[:2]
+        undone.rollback()
+        front.forget()
+        assert claim_two() == ids[:2]

@@ -233,12 +233,12 @@ def begun(database: Database, claimed: Claimed, now: Instant) -> None:
 def test_a_place_is_free_one_period_after_the_start_was_known(database: Database) -> None:
     """Not after the claim; and who asks is told when to come again."""
     invoke(database, *["t"] * 5)
-    first, full_until = rated(database, NOW)
+    first, full_until, _ = rated(database, NOW)
     assert (len(first), full_until) == (2, {"t": NOW + SPAN})
     begun(database, first[0], NOW + SECOND)
     begun(database, first[1], NOW + 2 * SECOND)
     assert rated(database, NOW + SPAN, by="two") == Claims([], {"t": NOW + SECOND + SPAN})
-    again, full_until = rated(database, NOW + SECOND + SPAN, by="two")
+    again, full_until, _ = rated(database, NOW + SECOND + SPAN, by="two")
     assert (len(again), full_until) == (1, {"t": NOW + 2 * SECOND + SPAN})
 
 

@@ -72,6 +72,23 @@ def test_a_look_follows_a_look_or_a_claim_that_failed(site: Site, kind: type[Loo
     assert isinstance(again, Look)
 
 
+def test_a_claim_that_has_not_looked_at_everything_does_not_exhaust_the_queue(site: Site) -> None:
+    """The rest is looked at when the claim said."""
+    look, claim = site.turn(Look, Claim)
+    assert isinstance(look, Look)
+    assert isinstance(claim, Claim)
+    look.then(Seen(0, None, [], set()))
+    claim.then(Brought([], {}))
+    (claim,) = site.turn(Claim)
+    assert isinstance(claim, Claim)
+    claim.then(Brought([], {}, look_again_at=site.seconds + 0.03))
+    assert site.turn(Look) == []
+    assert not site.intake.exhausted()
+    site.seconds += 0.03
+    (again,) = site.turn(Look)
+    assert isinstance(again, Look)
+
+
 def test_a_task_that_has_used_up_its_rate_is_claimed_again_when_a_place_is_free(site: Site) -> None:
     """Not before, whatever stirs; then at once; and the loop knows when to wake."""
     (claim,) = site.turn(Claim)

@@ -67,6 +67,8 @@ class Claims(NamedTuple):
     claimed: list[Claimed]
     full_until: dict[str, Instant]
     """Tasks that have used up their rate, and when the next of each can start at the earliest."""
+    look_again_at: float | None = None
+    """Monotonic moment until which not all was looked at, if nothing was found in what was."""
 
 
 def claim(
@@ -91,7 +93,9 @@ def claim(
     tasks = _open_tasks(connection, front, wanted, now)
     candidates = _candidates(connection, front, tasks, count)
     claimed = _take(connection, [row.id for row in candidates], supervisor, now) if candidates else []
-    return Claims(claimed, _note_starts(connection, [want for want, _ in tasks], claimed, now))
+    look_again_at = None if claimed else front.spared_until([want.task for want in wanted])
+    full_until = _note_starts(connection, [want for want, _ in tasks], claimed, now)
+    return Claims(claimed, full_until, look_again_at)
 
 
 def _take(connection: Connection, ids: Sequence[str], supervisor: str, now: Instant) -> list[Claimed]:

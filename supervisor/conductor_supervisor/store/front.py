@@ -3,8 +3,8 @@
 PostgreSQL keeps what has left the queue in the index of the queue until nobody's transaction can see it any
 more. While somebody holds a transaction open, all that was claimed meanwhile stands in front of what is
 ready, and each look from the beginning walks past it. So where a look from the beginning takes long, the next
-ones begin behind what was claimed last, and the beginning is looked at again so often that this takes a tenth
-of the time. What came to stand in front, such as a retry that was due earlier, waits for so long.
+ones begin at what was claimed last, and the beginning is looked at again so often that this takes a tenth of
+the time. What came to stand in front, such as a retry that was due earlier, waits for so long.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ SHARE = 10
 
 @dataclass(slots=True)
 class _Mark:
-    """The place behind which ready executions of a task are looked for."""
+    """The place from which on ready executions of a task are looked for. One that is there itself counts: it
+    may have been seen and not claimed.
+    """
 
     priority: int
     due_at: int
@@ -63,7 +65,7 @@ class Front:
             return self._from_the_beginning(connection, task, suspects, most)
         values = {"task": task, "priority": mark.priority, "due": mark.due_at, "id": mark.id}
         found: list[AnyRow] = []
-        for stretch in (_ABOVE, _BEHIND, _BELOW):
+        for stretch in (_ABOVE, _FROM, _BELOW):
             if len(found) < most:
                 found += connection.execute(stretch[suspects], values | {"most": most - len(found)})
         return found
@@ -73,6 +75,16 @@ class Front:
         mark = self._marks.get((task, suspects))
         if mark is not None and last.priority <= mark.priority:
             mark.priority, mark.due_at, mark.id = last.priority, last.due_at, last.id
+
+    def spared_until(self, tasks: Sequence[str]) -> float | None:
+        """Return when the beginning of one of these tasks is looked at again, if any is spared now."""
+        now = self._clock()
+        moments = (mark.until for (task, _), mark in self._marks.items() if task in tasks)
+        return min((until for until in moments if now < until), default=None)
+
+    def forget(self) -> None:
+        """Begin at the beginning: what was claimed last has not been committed."""
+        self._marks.clear()
 
     def _from_the_beginning(
         self, connection: Connection, task: str, suspects: bool | None, most: int
@@ -104,10 +116,10 @@ _ABOVE = {
     suspects: first.where(executions.c.priority > bindparam("priority")) for suspects, first in _FIRST.items()
 }
 # Of one priority alone, as only so the place is where a walk along the index can begin.
-_BEHIND = {
+_FROM = {
     suspects: first.where(
         executions.c.priority == bindparam("priority"),
-        tuple_(executions.c.due_at, executions.c.id) > tuple_(bindparam("due"), bindparam("id")),
+        tuple_(executions.c.due_at, executions.c.id) >= tuple_(bindparam("due"), bindparam("id")),
     )
     for suspects, first in _FIRST.items()
 }
