@@ -188,3 +188,24 @@ def test_a_queue_without_runners_is_left_to_another_machine(several: Project) ->
     large = start(several, "b", "--config", "large.toml", "--drain")
     assert large.wait() == 0
     assert [line.split()[0] for line in several.diary()] == ["usual"] * 3 + ["transcoded"] * 3
+
+
+def test_status_tells_who_shares_the_database(several: Project) -> None:
+    """With whoever does not renew its lease any more."""
+    first, second = start(several, "a"), start(several, "b")
+    several.until(lambda: "started" in first.output() and "started" in second.output(), "both have started")
+    assert sharing_of(several) == {(first.process.pid, "held"), (second.process.pid, "held")}
+    second.signal(signal.SIGSTOP)
+    first.signal(signal.SIGSTOP)
+    several.until(lambda: (second.process.pid, "over") in sharing_of(several), "the lease is over")
+    assert "its lease is over" in several.command("status").stdout
+    first.signal(signal.SIGCONT)
+    second.signal(signal.SIGCONT)
+    assert [first.stop(), second.stop()] == [0, 0]
+
+
+def sharing_of(project: Project) -> set[tuple[int, str]]:
+    """Return who shares the database, asked where no supervisor is."""
+    found = project.json("status")["sharing"]
+    assert isinstance(found, list)
+    return {(one["pid"], one["lease"]) for one in found}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import click
 from msgspec import Struct
@@ -67,6 +67,17 @@ class Paused(Struct, frozen=True):
     name: str
 
 
+class Sharing(Struct, frozen=True):
+    """A supervisor among those that share the database, on whatever machine."""
+
+    host: str
+    pid: int
+    app: str
+    started: datetime
+    lease: Literal["held", "over"]
+    """Over: others take its executions."""
+
+
 class StatusView(Struct, frozen=True, kw_only=True):
     """What ``status --json`` shows."""
 
@@ -75,6 +86,8 @@ class StatusView(Struct, frozen=True, kw_only=True):
     """Null: none is running, or it is silent."""
     silent: Silent | None
     """Null: none is running, or it answers."""
+    sharing: list[Sharing] = []
+    """The supervisors that share the database; none where it is SQLite's."""
     counts: dict[str, dict[State, int]]
     """Executions by task and state; finished ones are counted to 10,000."""
     paused: list[Paused]
@@ -127,16 +140,34 @@ def look(site: Site) -> StatusView:
     with site.reading() as connection:
         counts = executions.counts(connection)
         paused = sorted(tasks.paused(connection))
+        sharing = _sharing(connection)
         now = site.clock.now()
         full = {spec.name: _full(connection, spec, now) for spec in specs if spec.name in counts}
     return StatusView(
         database=site.database_for_people,
         supervisor=supervisor,
         silent=silent,
+        sharing=sharing,
         counts={task: counts[task] for task in sorted(counts)},
         paused=[Paused(kind, name) for kind, name in paused],
         waiting=waiting(specs, counts, paused, now, full),
     )
+
+
+def _sharing(connection: Connection) -> list[Sharing]:
+    from conductor_supervisor.store import leases
+
+    alive = {member.id for member in leases.living(connection)}
+    return [
+        Sharing(
+            member.host,
+            member.pid,
+            member.app,
+            moment(member.started),
+            "held" if member.id in alive else "over",
+        )
+        for member in leases.members(connection)
+    ]
 
 
 def _full(connection: Connection, spec: TaskSpec, now: Instant) -> Full:
@@ -179,6 +210,9 @@ def _ask_status(site: Site) -> SupervisorView:
 def _show_supervisor(view: StatusView, now: datetime) -> None:
     supervisor = view.supervisor
     render.say(f"database    {view.database}")
+    for one in view.sharing:
+        over = "" if one.lease == "held" else "; its lease is over, others take its executions"
+        render.say(f"shared by   process {one.pid} on {one.host}, {one.app}{over}")
     if view.silent is not None:
         render.say(f"supervisor  not answering: {view.silent.reason}")
         return
