@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test check chaos demo bench clean
+.PHONY: help setup test check chaos versions demo bench clean
 
 help:            ## this list
 	@grep -E '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -34,6 +34,9 @@ test: check      ## everything that must pass before a merge
 chaos: $(READY)  ## kill everything at every boundary; the whole matrix takes hours
 	env -u PYTHONDONTWRITEBYTECODE CHAOS=1 $(BIN)/pytest tests/chaos -n 4 --dist worksteal
 
+versions: $(READY) ## the tests that need PostgreSQL, with its older versions; needs npm
+	$(BIN)/python -m testbed.versions
+
 demo: $(READY)   ## the main job on real input, in about a minute
 	$(BIN)/conductor-supervisor demo
 
@@ -41,4 +44,4 @@ bench: $(READY)  ## measure; prints ratios and rates, fails nothing
 	$(BIN)/python -m benchmarks
 
 clean:           ## remove what the targets above made
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis dist
+	rm -rf $(VENV) .postgres .mypy_cache .ruff_cache .pytest_cache .hypothesis dist

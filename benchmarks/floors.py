@@ -3,71 +3,13 @@
 from __future__ import annotations
 
 import multiprocessing
-import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
 from pathlib import Path
 
 import zmq
-
-TABLE = """
-CREATE TABLE jobs (id TEXT PRIMARY KEY, task TEXT NOT NULL, state TEXT NOT NULL, payload TEXT NOT NULL,
-                   due INTEGER NOT NULL, result TEXT) WITHOUT ROWID;
-CREATE INDEX ready ON jobs (task, due, id) WHERE state = 'ready';
-"""
-CLAIM = """
-UPDATE jobs SET state = 'running' WHERE id IN
-    (SELECT id FROM jobs WHERE state = 'ready' AND task = 'empty' ORDER BY due, id LIMIT ?)
-RETURNING id, payload
-"""
-FINISH = "UPDATE jobs SET state = 'completed', result = 'null' WHERE id = ? AND state = 'running'"
-INSERT = "INSERT INTO jobs VALUES (?, 'empty', 'ready', 'null', ?, NULL)"
-
-
-@contextmanager
-def _database() -> Iterator[sqlite3.Connection]:
-    """A file database with Conductor's durability: every commit reaches the disk."""
-    with (
-        tempfile.TemporaryDirectory(prefix="conductor-bench-") as folder,
-        closing(sqlite3.connect(Path(folder) / "floor.db", isolation_level=None)) as connection,
-    ):
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = FULL")
-        connection.executescript(TABLE)
-        yield connection
-
-
-def jobs_per_second(count: int, batch: int = 100) -> float:
-    """Claim a batch and finish it, with one commit for both, until all are finished: no handlers."""
-    with _database() as connection:
-        connection.execute("BEGIN IMMEDIATE")
-        connection.executemany(INSERT, [(f"{number:036}", number) for number in range(count)])
-        connection.execute("COMMIT")
-        began = time.perf_counter()
-        finished: list[tuple[str]] = []
-        while True:
-            connection.execute("BEGIN IMMEDIATE")
-            connection.executemany(FINISH, finished)
-            claimed = connection.execute(CLAIM, (batch,)).fetchall()
-            connection.execute("COMMIT")
-            if not claimed:
-                return count / (time.perf_counter() - began)
-            finished = [(job,) for job, _ in claimed]
-
-
-def seconds_per_commit(count: int) -> float:
-    """Insert one row and commit."""
-    with _database() as connection:
-        began = time.perf_counter()
-        for number in range(count):
-            connection.execute("BEGIN IMMEDIATE")
-            connection.execute(INSERT, (f"{number:036}", number))
-            connection.execute("COMMIT")
-        return (time.perf_counter() - began) / count
 
 
 def round_trips(count: int) -> list[float]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-Unit: TypeAlias = Literal["/s", "ms", "MiB"]
+from benchmarks.databases import KINDS, Kind
+
+Unit: TypeAlias = Literal["/s", "ms", "MiB", "B", ""]
 """How a value is shown; the values themselves are in base units."""
 
 Readings: TypeAlias = dict[str, float]
@@ -21,7 +23,7 @@ class Line:
     key: str
     label: str
     unit: Unit
-    target: str = ""
+    target: str | Mapping[Kind, str] = ""
     floor: str = ""
     """Key of the reading that this one is compared with."""
     floor_label: str = ""
@@ -34,8 +36,12 @@ class Figure:
     name: str
     about: str
     lines: Sequence[Line]
-    run: Callable[[bool], Readings]
-    """Measures once; True: quickly, with little work."""
+    run: Callable[[Kind, bool], Readings]
+    """Measures once, on one database; True: quickly, with little work."""
+    kinds: Sequence[Kind] = KINDS
+    """The databases for which it says something."""
+    by_itself: bool = False
+    """It takes many minutes: only where it is named."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +71,7 @@ class Result:
     """One line of the table, measured."""
 
     line: Line
+    kind: Kind
     value: Summary
     floor: Summary | None
 
@@ -73,16 +80,22 @@ class Result:
         """The value's part of the floor, median by median."""
         return None if self.floor is None else self.value.median / self.floor.median
 
+    @property
+    def target(self) -> str:
+        """What the value is to be."""
+        target = self.line.target
+        return target if isinstance(target, str) else target.get(self.kind, "")
 
-def take(figure: Figure, times: int, quick: bool) -> list[Result]:
-    """Measure a figure so many times."""
-    runs = [figure.run(quick) for _ in range(times)]
+
+def take(figure: Figure, kind: Kind, times: int, quick: bool) -> list[Result]:
+    """Measure a figure so many times on one database."""
+    runs = [figure.run(kind, quick) for _ in range(times)]
 
     def summed_up(key: str) -> Summary:
         return Summary([run[key] for run in runs])
 
     return [
-        Result(line, summed_up(line.key), summed_up(line.floor) if line.floor else None)
+        Result(line, kind, summed_up(line.key), summed_up(line.floor) if line.floor else None)
         for line in figure.lines
     ]
 

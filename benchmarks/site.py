@@ -1,18 +1,19 @@
-"""A folder of its own with a database, a client and a real supervisor, all with default settings."""
+"""A database of its own with a client and a real supervisor, all with default settings."""
 
 from __future__ import annotations
 
 import os
 import shutil
-import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
+from benchmarks import databases
+from benchmarks.databases import Kind
 from conductor import Conductor
 from conductor_supervisor import control
 from conductor_supervisor.errors import NotRunning
@@ -32,13 +33,12 @@ PATIENCE = 120.0
 class Site:
     """Where one run of a figure happens."""
 
-    def __init__(self, folder: Path, workload: Path) -> None:
+    def __init__(self, folder: Path, url: str, workload: Path) -> None:
         self.folder = folder
         self._app = f"{workload}:app"
-        self.database = folder / "conductor.db"
-        self.url = f"sqlite:///{self.database}"
+        self.url = url
         self.runtime = find_runtime_folder(self.url)
-        self.client = Conductor(self.url)
+        self.client = Conductor(url)
         self._process: subprocess.Popen[bytes] | None = None
 
     @contextmanager
@@ -64,9 +64,9 @@ class Site:
         self._until(lambda: self._has_idle(runners), f"{runners} runners are idle")
 
     def wait_until_finished(self, count: int) -> None:
-        """Wait until so many executions have completed."""
+        """Wait until so many executions have completed, or more."""
         query = "SELECT count(*) FROM conductor_executions WHERE state = 'completed'"
-        self._until(lambda: self.row(query) == (count,), f"{count} executions have completed")
+        self._until(lambda: self.row(query) >= (count,), f"{count} executions have completed")
 
     def status(self) -> control.Status:
         """Ask the running supervisor."""
@@ -76,9 +76,7 @@ class Site:
 
     def row(self, query: str) -> tuple[float, ...]:
         """Read one row from the database, without Conductor."""
-        with closing(sqlite3.connect(self.database)) as connection:
-            row: tuple[float, ...] = connection.execute(query).fetchone()
-            return row
+        return databases.row(self.url, query)
 
     def _start(self, runners: int, *options: str) -> subprocess.Popen[bytes]:
         with (self.folder / "log").open("ab") as log:
@@ -116,10 +114,13 @@ class Site:
 
 
 @contextmanager
-def site(workload: Path = WORKLOAD) -> Iterator[Site]:
+def site(kind: Kind, workload: Path = WORKLOAD) -> Iterator[Site]:
     """A site that runs the tasks of this file, and is removed at the end."""
-    with tempfile.TemporaryDirectory(prefix="conductor-bench-") as folder:
-        here = Site(Path(folder), workload)
+    with (
+        tempfile.TemporaryDirectory(prefix="conductor-bench-") as folder,
+        databases.new(kind, Path(folder)) as url,
+    ):
+        here = Site(Path(folder), url, workload)
         try:
             yield here
         finally:

@@ -14,10 +14,17 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks import databases
 from benchmarks.measure import Result, Summary, Unit
 from conductor_supervisor.settings import processors
 
-SHOWN: dict[Unit, tuple[float, str]] = {"/s": (1, ",.0f"), "ms": (1e-3, ",.3f"), "MiB": (2**20, ",.1f")}
+SHOWN: dict[Unit, tuple[float, str]] = {
+    "/s": (1, ",.0f"),
+    "ms": (1e-3, ",.3f"),
+    "MiB": (2**20, ",.1f"),
+    "B": (1, ",.0f"),
+    "": (1, ",.2f"),
+}
 """By unit: what one of it is in base units, and how a number of them is written."""
 
 
@@ -32,6 +39,7 @@ def machine() -> Machine:
         "load": round(os.getloadavg()[0], 1),
         "python": platform.python_version(),
         "sqlite": sqlite3.sqlite_version,
+        "postgresql": databases.server().version,
     }
 
 
@@ -39,20 +47,21 @@ def show(results: Sequence[Result], console: Console) -> None:
     """Print the table: under each figure its floor, where it has one."""
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("figure", no_wrap=True)
+    table.add_column("on", no_wrap=True)
     for heading in ("median", "range", "target", "of floor"):
         table.add_column(heading, justify="right", no_wrap=True)
     for result in results:
         line = result.line
-        table.add_row(line.label, *_numbers(result.value, line.unit), line.target)
+        table.add_row(line.label, result.kind, *_numbers(result.value, line.unit), result.target)
         if result.floor is not None:
             floor = _numbers(result.floor, line.unit)
-            table.add_row(f"  floor: {line.floor_label}", *floor, "", f"{result.ratio:.2f}", style="dim")
+            table.add_row(f"  floor: {line.floor_label}", "", *floor, "", f"{result.ratio:.2f}", style="dim")
     console.print(table)
 
 
 def _numbers(summary: Summary, unit: Unit) -> tuple[str, str]:
     return (
-        f"{_number(summary.median, unit)} {unit}",
+        f"{_number(summary.median, unit)} {unit}".rstrip(),
         f"{_number(summary.low, unit)} to {_number(summary.high, unit)}",
     )
 
@@ -68,7 +77,8 @@ def write(results: Sequence[Result], machine: Machine, file: Path) -> None:
         {
             "figure": result.line.label,
             "unit": result.line.unit,
-            "target": result.line.target,
+            "database": result.kind,
+            "target": result.target,
             **_summary(result.value),
             "floor": None
             if result.floor is None

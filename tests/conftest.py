@@ -11,11 +11,20 @@ from hypothesis import settings
 
 from conductor_supervisor.store.database import Database
 from harness import Project
-from postgresql import PostgresServer
+from testbed.postgresql import PostgresServer
 
 # A slow machine is no failure: no test measures time.
 settings.register_profile("conductor", deadline=None)
 settings.load_profile("conductor")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what needs a PostgreSQL server, so that it can be run with another version of it."""
+    for item in items:
+        if "postgres" in item.nodeid or {"postgres", "server"}.intersection(
+            getattr(item, "fixturenames", ())
+        ):
+            item.add_marker("postgresql")
 
 
 @pytest.fixture
@@ -53,7 +62,8 @@ def postgres_template(postgres: PostgresServer) -> str:
 def postgres_url(postgres: PostgresServer, postgres_template: str) -> Iterator[str]:
     """The URL of a migrated PostgreSQL database without rows."""
     name = f"test_{next(_numbers)}"
-    postgres.execute(f"CREATE DATABASE {name} TEMPLATE {postgres_template} STRATEGY file_copy")
+    strategy = "STRATEGY file_copy" if postgres.version > 14 else ""
+    postgres.execute(f"CREATE DATABASE {name} TEMPLATE {postgres_template} {strategy}")
     yield postgres.url(name)
     postgres.execute(f"DROP DATABASE {name} WITH (FORCE)")
 

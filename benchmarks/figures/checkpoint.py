@@ -5,14 +5,15 @@ from __future__ import annotations
 import statistics
 
 from benchmarks import floors
+from benchmarks.databases import Kind
 from benchmarks.measure import Figure, Line, Readings, percentile
 from benchmarks.site import PATIENCE, site
 
 
-def run(quick: bool) -> Readings:
+def run(kind: Kind, quick: bool) -> Readings:
     """Measure inside the handler."""
     count = 200 if quick else 5_000
-    with site() as here, here.supervisor(runners=1):
+    with site(kind) as here, here.supervisor(runners=1):
         asked = here.client.invoke("checkpoints", count).result(timeout=PATIENCE)
     bare = floors.round_trips(count)
     return {
@@ -33,4 +34,5 @@ FIGURE = Figure(
         Line("p99", "checkpoint, p99", "ms", "", "bare p99", _FLOOR),
     ],
     run=run,
+    kinds=["SQLite"],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 
 from benchmarks import floors
+from benchmarks.databases import Kind
 from benchmarks.measure import Figure, Line, Readings
 from benchmarks.site import PATIENCE, PROCESSORS, WORKLOAD, Site, site
 
@@ -15,11 +16,11 @@ def _seconds_to_next_attempt(here: Site, number: int) -> float:
     return seconds
 
 
-def run(quick: bool) -> Readings:
+def run(kind: Kind, quick: bool) -> Readings:
     """Crash one runner after another, each when all are at work again."""
     count = 3 if quick else 20
     waits = []
-    with site() as here, here.supervisor(PROCESSORS):
+    with site(kind) as here, here.supervisor(PROCESSORS):
         for number in range(count):
             waits.append(_seconds_to_next_attempt(here, number))
             here.wait_until_idle(PROCESSORS)
@@ -42,4 +43,5 @@ FIGURE = Figure(
         )
     ],
     run=run,
+    kinds=["SQLite"],
 )

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from benchmarks import floors
+from benchmarks import sql_floors
+from benchmarks.databases import Kind
 from benchmarks.measure import Figure, Line, Readings
 from benchmarks.site import PROCESSORS, site
 
 MICROSECONDS = 1e6
 
 
-def run(quick: bool) -> Readings:
+def run(kind: Kind, quick: bool) -> Readings:
     """Enqueue, then drain; measured from the first claim to the last commit."""
     count = 2_000 if quick else 30_000
     return {
-        "executions": _a_second("empty", count),
-        "printing": _a_second("prints", count),
-        "floor": floors.jobs_per_second(count),
+        "executions": _a_second(kind, "empty", count),
+        "printing": _a_second(kind, "prints", count),
+        "floor": sql_floors.jobs_per_second(kind, count),
     }
 
 
-def _a_second(task: str, count: int) -> float:
-    with site() as here:
+def _a_second(kind: Kind, task: str, count: int) -> float:
+    with site(kind) as here:
         here.client.invoke_many(task, [None] * count)
         here.drain(PROCESSORS)
         finished, first, last = here.row(

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from benchmarks import floors
+from benchmarks.databases import Kind
 from benchmarks.measure import Figure, Line, Readings
 from benchmarks.site import FRESH_WORKLOAD, PROCESSORS, site
 
 MICROSECONDS = 1e6
 
 
-def run(quick: bool) -> Readings:
+def run(kind: Kind, quick: bool) -> Readings:
     """Enqueue, then drain; measured from the first claim to the last commit."""
     count = 50 if quick else 1_000
-    with site(FRESH_WORKLOAD) as here:
+    with site(kind, FRESH_WORKLOAD) as here:
         here.client.invoke_many("fresh", [None] * count)
         here.drain(PROCESSORS)
         finished, processes, first, last = here.row(
@@ -40,4 +41,5 @@ FIGURE = Figure(
         )
     ],
     run=run,
+    kinds=["SQLite"],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from benchmarks.databases import Kind
 from benchmarks.measure import Figure, Line, Readings
 from benchmarks.site import PROCESSORS, site
 
@@ -9,10 +10,10 @@ AT_ONCE = 10_000
 """Executions invoked together, so that the client stays small too."""
 
 
-def run(quick: bool) -> Readings:
+def run(kind: Kind, quick: bool) -> Readings:
     """Run them all through one supervisor."""
     count = AT_ONCE if quick else 100_000
-    with site() as here, here.supervisor(PROCESSORS):
+    with site(kind) as here, here.supervisor(PROCESSORS):
         before = here.status().memory
         for _ in range(0, count, AT_ONCE):
             here.client.invoke_many("empty", [None] * AT_ONCE)
@@ -29,4 +30,5 @@ FIGURE = Figure(
         Line("after", "the same after the executions", "MiB", "at most 90, and flat"),
     ],
     run=run,
+    kinds=["SQLite"],
 )

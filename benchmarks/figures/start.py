@@ -5,7 +5,8 @@ from __future__ import annotations
 import statistics
 import time
 
-from benchmarks import floors
+from benchmarks import sql_floors
+from benchmarks.databases import Kind
 from benchmarks.measure import Figure, Line, Readings, percentile
 from benchmarks.site import PATIENCE, PROCESSORS, Site, site
 
@@ -16,16 +17,16 @@ def _seconds_to_handler(here: Site) -> float:
     return begun - called
 
 
-def run(quick: bool) -> Readings:
+def run(kind: Kind, quick: bool) -> Readings:
     """Invoke one after another, each when the one before has its result."""
     count = 20 if quick else 300
-    with site() as here, here.supervisor(PROCESSORS):
+    with site(kind) as here, here.supervisor(PROCESSORS):
         _seconds_to_handler(here)  # opens the client's database
         waits = [_seconds_to_handler(here) for _ in range(count)]
     return {
         "median": statistics.median(waits),
         "p99": percentile(waits, 99),
-        "commit": floors.seconds_per_commit(count),
+        "commit": 1 / sql_floors.commits_per_second(kind, count),
     }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from postgresql import PostgresServer
+from testbed.postgresql import PostgresServer
 
 
 @pytest.fixture

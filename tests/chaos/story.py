@@ -25,8 +25,8 @@ from conductor_protocol.units import MICROSECONDS
 from conductor_supervisor.clock import FileClock
 from conductor_supervisor.errors import StoreError
 from harness import Project, Supervisor, gone
-from postgresql import PostgresServer
 from proxy import Proxy
+from testbed.postgresql import PostgresServer
 
 CELLS = 5
 """In one story."""

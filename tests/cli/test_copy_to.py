@@ -16,7 +16,7 @@ from conductor_supervisor.runtime import database_lock, folder_lock, runtime_fol
 from conductor_supervisor.store import leases
 from conductor_supervisor.store.database import Database
 from conductor_supervisor.store.leases import Member
-from postgresql import PostgresServer
+from testbed.postgresql import PostgresServer
 
 TABLES = ["executions", "steps", "attempts", "output", "starts", "schedules", "tasks", "pauses"]
 MEMBER = Member("id", "web1", 4711, "shop:app", NOON)

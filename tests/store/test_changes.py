@@ -19,7 +19,7 @@ from conductor_protocol.operations import MAX_PAYLOAD
 from conductor_supervisor.errors import StoreError
 from conductor_supervisor.store import changes, executions, schema
 from conductor_supervisor.store.database import Database
-from postgresql import PATIENCE, PostgresServer
+from testbed.postgresql import PATIENCE, PostgresServer
 
 CONTACT = """
 CREATE TABLE contact (id serial PRIMARY KEY, email text, name text, active bool DEFAULT true, more json)

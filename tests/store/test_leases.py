@@ -30,7 +30,7 @@ from conductor_supervisor.writes import (
     Write,
     apply,
 )
-from postgresql import PostgresServer
+from testbed.postgresql import PostgresServer
 
 ONE, TWO = (Member(id=name, host="here", pid=7, app="shop:app", started=NOW) for name in ("one", "two"))
 LONG, OVER = 60_000_000, -1

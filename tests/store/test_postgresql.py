@@ -22,7 +22,7 @@ from conductor_supervisor.store import executions, migrations, schema
 from conductor_supervisor.store.database import Database, Undecided, is_conflict, is_transient
 from conductor_supervisor.store.dialect import sql
 from conductor_supervisor.store.location import PostgresLocation, locate
-from postgresql import PostgresServer
+from testbed.postgresql import PostgresServer
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from store_moves import invoke
 from conductor_supervisor.store.database import Database
 from conductor_supervisor.store.postgresql import PostgresDatabase
 from conductor_supervisor.store.wakeups import POLL_DEAF, POLL_HEARING, Listener
-from postgresql import PostgresServer
+from testbed.postgresql import PostgresServer
 
 PATIENCE = 30.0
 

@@ -13,7 +13,7 @@ import psycopg
 import pytest
 
 from harness import PATIENCE, Project
-from postgresql import PostgresServer
+from testbed.postgresql import PostgresServer
 
 pytestmark = pytest.mark.together
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from harness import PATIENCE, Project, Supervisor
-from postgresql import PostgresServer
+from testbed.postgresql import PostgresServer
 
 pytestmark = [
     pytest.mark.together,

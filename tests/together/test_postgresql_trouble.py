@@ -12,8 +12,8 @@ import pytest
 
 from conductor_supervisor.store.database import Database
 from harness import Project, Supervisor
-from postgresql import PostgresServer
 from proxy import Proxy
+from testbed.postgresql import PostgresServer
 
 pytestmark = pytest.mark.together
 

