@@ -14,6 +14,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
@@ -22,6 +23,7 @@ import click
 import msgspec
 import psutil
 
+from conductor_protocol.errors import DatabaseAway
 from conductor_protocol.operations import (
     Answer,
     CancelExecution,
@@ -242,8 +244,14 @@ class Project:
         self.perform(CancelExecution(execution))
 
     def view(self, execution: str) -> ExecutionView:
-        """Read an execution."""
-        answer = self.perform(GetExecution(execution))
+        """Read an execution; a database that is away is waited for."""
+
+        def found() -> Answer | None:
+            with suppress(DatabaseAway):
+                return self.perform(GetExecution(execution))
+            return None
+
+        answer = self.until(found, f"{execution} can be read")
         assert isinstance(answer, Found), answer
         return answer.execution
 

@@ -19,6 +19,7 @@ from conductor.context import AsyncContext, Context
 from conductor.declarations import Cron, DatabaseChange, Limit, Retry, Window
 from conductor.errors import (
     ConductorError,
+    DatabaseAway,
     DuplicateStep,
     ExecutionCancelled,
     ExecutionFailed,
@@ -58,6 +59,7 @@ __all__ = [  # noqa: RUF022  # by subject, as a newcomer looks for them
     "Invocation",
     # Errors
     "ConductorError",
+    "DatabaseAway",
     "DuplicateStep",
     "ExecutionCancelled",
     "ExecutionFailed",

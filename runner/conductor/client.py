@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypedDict, TypeVar, Unpack
 
 import msgspec
@@ -23,6 +24,7 @@ from conductor import arguments, values
 from conductor.arguments import ExecutionName, TaskName
 from conductor.connections import OwnAsyncConnection, OwnConnection
 from conductor.errors import (
+    DatabaseAway,
     ExecutionCancelled,
     ExecutionFailed,
     ExecutionNotFound,
@@ -68,6 +70,9 @@ FIRST_WAIT = 0.002
 """Seconds before a waiting client looks again; each wait is half as long again as the one before."""
 
 LONGEST_WAIT = 0.1
+
+LONGEST_AWAY = 60.0
+"""Seconds in a row that the database may be away from somebody who waits for a result."""
 
 PRIORITIES = range(-32768, 32768)
 
@@ -540,24 +545,29 @@ class Handle(Generic[Result]):
         :raises ExecutionCancelled: if it was cancelled.
         :raises TimeoutError: if it has not ended in time; that changes nothing for it.
         :raises ResultMismatch: if the result does not fit the annotation.
+        :raises DatabaseAway: if the database has been away for a minute; a shorter trouble is waited for.
         """
+        sight = _Sight()
         for wait in _waits(timeout):
-            outcome = self._client.outcome(self.id)
-            if outcome.state in FINISHED:
-                return self._result_of(outcome)
+            with sight:
+                sight.outcome = self._client.outcome(self.id)
+            if sight.outcome is not None and sight.outcome.state in FINISHED:
+                return self._result_of(sight.outcome)
             time.sleep(wait)
-        raise TimeoutError(_not_ended(self.id, outcome.state, timeout))
+        raise TimeoutError(sight.not_ended(self.id, timeout))
 
     async def result_async(self, timeout: Duration | None = None) -> Result:  # noqa: ASYNC109  # as result()
         """See :meth:`result`."""
         import asyncio
 
+        sight = _Sight()
         for wait in _waits(timeout):
-            outcome = await self._client.outcome_async(self.id)
-            if outcome.state in FINISHED:
-                return self._result_of(outcome)
+            with sight:
+                sight.outcome = await self._client.outcome_async(self.id)
+            if sight.outcome is not None and sight.outcome.state in FINISHED:
+                return self._result_of(sight.outcome)
             await asyncio.sleep(wait)
-        raise TimeoutError(_not_ended(self.id, outcome.state, timeout))
+        raise TimeoutError(sight.not_ended(self.id, timeout))
 
     def _result_of(self, outcome: Outcome) -> Result:
         if outcome.state == "failed" and outcome.error is not None:
@@ -591,6 +601,33 @@ def _waits(timeout: Duration | None) -> Iterator[float]:
         left = started + limit - time.monotonic()
 
 
-def _not_ended(execution: str, state: State, timeout: Duration | None) -> str:
-    goes_on = "it goes on" if state == "running" else "it has not started, or waits for its next attempt"
-    return f"execution {execution} is {state}, and has not ended within {timeout}; {goes_on}"
+class _Sight:
+    """What somebody who waits has seen last. Within it, the database may be away for a while."""
+
+    def __init__(self) -> None:
+        self.outcome: Outcome | None = None
+        self._away: DatabaseAway | None = None
+        self._away_since = 0.0
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        if not isinstance(error, DatabaseAway):
+            self._away = None
+            return False
+        now = time.monotonic()
+        if self._away is None:
+            self._away_since = now
+        self._away = error
+        return now - self._away_since < LONGEST_AWAY
+
+    def not_ended(self, execution: str, timeout: Duration | None) -> str:
+        """Say that the time is over, and what is known."""
+        if self._away is not None:
+            return f"execution {execution} was not seen to end within {timeout}: {self._away}"
+        state = None if self.outcome is None else self.outcome.state
+        goes_on = "it goes on" if state == "running" else "it has not started, or waits for its next attempt"
+        return f"execution {execution} is {state}, and has not ended within {timeout}; {goes_on}"

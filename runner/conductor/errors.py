@@ -10,6 +10,7 @@ ConductorError (protocol)
 ├── DuplicateStep             two steps of one name in one attempt
 ├── StepRefused               the supervisor cannot record a step
 ├── OperationRefused          the store cannot perform a client's operation
+├── DatabaseAway (protocol)   the database cannot be used just now; a later try may go well
 ├── ExecutionNotFound         no execution has this id
 ├── ExecutionFailed           the execution whose result was asked for has failed
 └── ExecutionCancelled        the execution whose result was asked for was cancelled
@@ -24,13 +25,14 @@ BaseException
 
 from __future__ import annotations
 
-from conductor_protocol.errors import ConductorError, ProtocolError, UsageError
+from conductor_protocol.errors import ConductorError, DatabaseAway, ProtocolError, UsageError
 from conductor_protocol.messages import Word
 from conductor_protocol.operations import Failure
 from conductor_protocol.units import Duration, seconds
 
 __all__ = [
     "ConductorError",
+    "DatabaseAway",
     "DuplicateStep",
     "ExecutionCancelled",
     "ExecutionFailed",

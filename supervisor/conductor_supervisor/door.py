@@ -11,9 +11,9 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from conductor_protocol.operations import MAX_PAYLOAD, Answer, Invoked, InvokeMany, Operation
 from conductor_supervisor.clock import clock_from_environment
-from conductor_supervisor.errors import StoreError
+from conductor_supervisor.errors import StoreAway, StoreError
 from conductor_supervisor.runtime import RUNTIME_VARIABLE, find_runtime_folder, poke
-from conductor_supervisor.store.database import Database, reason
+from conductor_supervisor.store.database import Database, is_transient, reason
 from conductor_supervisor.store.dialect import Executor
 from conductor_supervisor.store.location import Location, PostgresLocation, locate
 from conductor_supervisor.store.perform import invoke, is_write, perform
@@ -46,7 +46,8 @@ class Door:
     def perform(self, operation: Operation) -> Answer:
         """Perform one operation and answer it. A new database gets its tables first.
 
-        :raises StoreError: if the database cannot be used.
+        :raises StoreAway: if the database cannot be used just now.
+        :raises StoreError: if it cannot be used.
         """
         database = self._open()
         try:
@@ -58,7 +59,8 @@ class Door:
                 database.announce(connection)
         except SQLAlchemyError as error:
             doubt = "; whether it was written is not known" if _may_be_written(operation, error) else ""
-            raise StoreError(f"{database.url_for_people} cannot be used: {reason(error)}{doubt}") from error
+            kind = StoreAway if is_transient(error) else StoreError
+            raise kind(f"{database.url_for_people} cannot be used: {reason(error)}{doubt}") from error
         database.check_in_place()
         poke(self._folder)
         return answer

@@ -9,6 +9,7 @@ ConductorError (protocol)
     ├── NotRunning            a command needs a running supervisor, and there is none
     ├── NotAnswering          there is one, and it does not answer
     └── StoreError            the database cannot be used
+        ├── StoreAway         not just now, that is; also a DatabaseAway (protocol)
         ├── NoDatabase        there is none yet
         ├── ForeignDatabase   it has no tables of Conductor's
         └── OutdatedDatabase  its tables are those of an older version
@@ -16,7 +17,7 @@ ConductorError (protocol)
 
 from __future__ import annotations
 
-from conductor_protocol.errors import ConductorError, UsageError
+from conductor_protocol.errors import ConductorError, DatabaseAway, UsageError
 
 
 class PayloadMismatch(UsageError):
@@ -50,6 +51,10 @@ class NotAnswering(SupervisorError):
 
 class StoreError(SupervisorError):
     """The database cannot be used."""
+
+
+class StoreAway(StoreError, DatabaseAway):
+    """The database cannot be used just now; a later try may go well."""
 
 
 class NoDatabase(StoreError):

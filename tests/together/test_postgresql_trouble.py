@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from conductor import Conductor, DatabaseAway
 from conductor_supervisor.store.database import Database
 from harness import Project, Supervisor
 from proxy import Proxy
@@ -137,6 +140,28 @@ def test_a_bad_network_loses_nothing(project: Project, network: Proxy, how: str)
         network.half_close()
     check_nothing_lost_nothing_twice(project, ids, steps=30)
     assert supervisor.stop() == 0
+
+
+@pytest.mark.parametrize("how", ["result", "result_async"])
+def test_a_client_that_waits_for_a_result_waits_for_the_server_too(
+    project: Project, server: PostgresServer, how: str
+) -> None:
+    """If it is only away for a while, and not longer than the client would wait."""
+    with Conductor(server.url()) as client:
+        handle = client.invoke("steps", 1)
+        handle.state()  # it has a connection, which breaks
+        server.stop()
+        with pytest.raises(DatabaseAway):
+            client.get(handle.id)
+        with pytest.raises(TimeoutError, match=r"was not seen to end within 0\.1: .* cannot be used"):
+            handle.result(timeout=0.1)
+        with ThreadPoolExecutor(1) as pool:
+            waiting = pool.submit(
+                lambda: handle.result(60) if how == "result" else asyncio.run(handle.result_async(60))
+            )
+            server.start()
+            project.drain(runners=1)
+            assert waiting.result() == "done"
 
 
 def test_a_server_that_is_stopped_for_a_while_is_waited_for(project: Project, server: PostgresServer) -> None:
