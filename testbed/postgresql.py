@@ -65,6 +65,12 @@ class PostgresServer:
         """Return the URL of a database of this server, or of what stands before it on another port."""
         return f"postgresql://postgres@127.0.0.1:{port or self.port}/{database}"
 
+    def let_in(self, network: str) -> None:
+        """Let everybody in from a network such as ``10.1.2.0/30``; the settings must have it listen there."""
+        with Path(self.data, "pg_hba.conf").open("a", encoding="ascii") as rules:
+            rules.write(f"host all all {network} trust\n")
+        self.execute("SELECT pg_reload_conf()")
+
     def execute(self, statement: str, database: str = "postgres") -> list[tuple[object, ...]]:
         """Run a statement outside a transaction; return its rows."""
         with psycopg.connect(self.url(database), autocommit=True) as connection:

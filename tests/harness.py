@@ -13,7 +13,7 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -69,11 +69,11 @@ def wait_for(name):
 class Supervisor:
     """A real supervisor in a process of its own."""
 
-    def __init__(self, project: Project, arguments: list[str]) -> None:
+    def __init__(self, project: Project, arguments: list[str], within: Sequence[str] = ()) -> None:
         self.log = project.folder / f"log-{time.monotonic_ns()}"
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", project.module, "start", "tasks:app", *arguments],
+                [*within, sys.executable, "-m", project.module, "start", "tasks:app", *arguments],
                 cwd=project.folder,
                 env=project.environment,
                 stdin=subprocess.DEVNULL,
@@ -164,9 +164,12 @@ class Project:
         """Write conductor.toml."""
         (self.folder / "conductor.toml").write_text(textwrap.dedent(text))
 
-    def start(self, *arguments: str, runners: int = 2) -> Supervisor:
-        """Start a supervisor; it is killed at the end of the test if it still runs."""
-        supervisor = Supervisor(self, ["--runners", str(runners), *arguments])
+    def start(self, *arguments: str, runners: int = 2, within: Sequence[str] = ()) -> Supervisor:
+        """Start a supervisor; it is killed at the end of the test if it still runs.
+
+        :param within: a command that runs it, such as in another network namespace.
+        """
+        supervisor = Supervisor(self, ["--runners", str(runners), *arguments], within)
         self._supervisors.append(supervisor)
         return supervisor
 
