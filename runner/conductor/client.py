@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import builtins
 import functools
+import logging  # noqa: F401  # its hook, by which a fork takes its lock, must be registered before ours
 import os
 import threading
 import time
@@ -17,6 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypedDict, TypeVar, Unpack
+from weakref import WeakSet
 
 import msgspec
 
@@ -216,6 +218,7 @@ class StorePerformer:
         self._lock = threading.Lock()
         self._door: Door | None = None
         self._process = 0
+        _performers.add(self)
 
     def perform(self, operation: Operation) -> Answer:
         """Perform an operation on the database."""
@@ -242,6 +245,14 @@ class StorePerformer:
                 self._door.close()
             self._door = None
 
+    def before_fork(self) -> None:
+        """Wait until no thread is importing the door: the child would wait for the end of that for ever."""
+        self._lock.acquire()
+
+    def after_fork(self) -> None:
+        """Go on, on either side."""
+        self._lock.release()
+
     def _opened(self) -> Door:
         with self._lock:
             if self._door is None or self._process != os.getpid():  # a fork must not share connections
@@ -250,6 +261,24 @@ class StorePerformer:
                 self._door = Door(self._url)
                 self._process = os.getpid()
             return self._door
+
+
+_performers: WeakSet[StorePerformer] = WeakSet()
+_forking: list[StorePerformer] = []
+
+
+def _before_fork() -> None:
+    for performer in list(_performers):
+        performer.before_fork()
+        _forking.append(performer)
+
+
+def _after_fork() -> None:
+    while _forking:
+        _forking.pop().after_fork()
+
+
+os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)
 
 
 class RunnerPerformer(StorePerformer):

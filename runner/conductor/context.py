@@ -149,7 +149,7 @@ class _Common:
         self._replay.check()
         _check_progress(done, total)
         self._signals.progress(
-            float(done), None if total is None else float(total), str(message)[:MOST_MESSAGE]
+            float(done), None if total is None else float(total), values.storable(str(message)[:MOST_MESSAGE])
         )
 
     def _must_ask(self) -> bool:

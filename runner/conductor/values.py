@@ -30,6 +30,11 @@ class _Undecodable(Exception):
     """An annotation names a type of which nobody knows how to make it from JSON."""
 
 
+def storable(text: str) -> str:
+    """Return text without what messages or some database cannot hold: lone surrogates, zero characters."""
+    return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")
+
+
 # To JSON
 
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
+from contextlib import suppress
+from importlib import import_module
 from weakref import WeakSet
 
+from sqlalchemy import create_engine
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from conductor_protocol.operations import MAX_PAYLOAD, Answer, Invoked, InvokeMany, Operation
@@ -37,6 +40,7 @@ class Door:
         :raises UsageError: if the URL, or what the environment says, cannot be meant.
         """
         self._url = url
+        _import_driver(locate(url))
         self._folder = find_runtime_folder(url, runtime or os.environ.get(RUNTIME_VARIABLE) or None)
         self._max_payload = _max_payload() if max_payload is None else max_payload
         self._database: Database | None = None
@@ -123,6 +127,18 @@ class Door:
             _inherited.append(self._database)
         self._database = None
         self._opening = threading.Lock()
+
+
+def _import_driver(location: Location) -> None:
+    """Import what will open the database, now, while a fork would wait for it (see ``conductor.client``)."""
+    if isinstance(location, PostgresLocation):
+        with suppress(ImportError):  # that is told when the database is opened
+            for module in ("psycopg.conninfo", "psycopg.sql"):
+                import_module(module)
+            create_engine("postgresql+psycopg://")  # imports what belongs to the driver
+    else:
+        import_module("conductor_supervisor.store.sqlite")
+        create_engine("sqlite://")
 
 
 def _may_be_written(operation: Operation, error: SQLAlchemyError) -> bool:

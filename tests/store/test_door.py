@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -79,6 +81,36 @@ def test_both_sides_of_a_fork_go_on(database_url: str, runtime: Path) -> None:
     assert isinstance(answer, Listed)
     assert len({execution.id for execution in answer.executions}) == 3
     door.close()
+
+
+FORKS_WHILE_IT_IMPORTS = """
+import os, sys, threading, time
+from conductor import Conductor
+app = Conductor(sys.argv[1])
+thread = threading.Thread(target=app.invoke, args=("t",))
+thread.start()
+time.sleep(float(sys.argv[2]))
+child = os.fork()
+app.invoke("t")
+if child == 0:
+    os._exit(0)
+thread.join()
+assert os.waitpid(child, 0)[1] == 0
+"""
+
+
+@pytest.mark.parametrize("delay", ["0", "0.03", "0.1", "0.2"])
+def test_a_fork_beside_a_first_call_does_not_stop_the_child(
+    database_url: str, runtime: Path, delay: str
+) -> None:
+    """The call imports the store, and whoever forks meanwhile leaves the import's locks to the child."""
+    script = [sys.executable, "-c", FORKS_WHILE_IT_IMPORTS, database_url, delay]
+    with subprocess.Popen(script, start_new_session=True) as process:
+        try:
+            assert process.wait(60) == 0
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
 
 
 def test_a_door_whose_file_was_deleted_opens_the_one_that_is_there(tmp_path: Path, runtime: Path) -> None:

@@ -6,7 +6,8 @@ import asyncio
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import closing
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ from psycopg.rows import dict_row
 from sqlalchemy import event
 from sqlalchemy.orm import Session, sessionmaker
 
-from conductor import Conductor, Event, Invocation
+from conductor import Conductor, Event, Handle, Invocation
 from conductor.errors import ExecutionNotFound, OperationRefused, PayloadMismatch, TooLarge, UsageError
 from conductor_supervisor.errors import ForeignDatabase, OutdatedDatabase, StoreError
 from conductor_supervisor.store import lent as lent_module
@@ -214,6 +215,53 @@ def test_a_call_that_is_cancelled_while_it_waits_leaves_the_transaction_usable(
 
     asyncio.run(calls())
     assert there(app) == (1, 0)
+
+
+@on_postgresql
+def test_what_one_of_several_tasks_was_given_stays_though_another_fails(url: str, app: Conductor) -> None:
+    """They share a connection: the savepoint of one is not that of another."""
+
+    async def calls() -> None:
+        async with async_driver(url) as owner, async_driver(url) as shared:
+            await app.invoke_async("send", 1, connection=owner, dedupe_key="taken")
+            await execute_async(shared, "SET lock_timeout = '5ms'")
+            for _ in range(30):
+                made = await asyncio.gather(
+                    app.invoke_async("send", 1, connection=shared, dedupe_key="taken"),
+                    app.invoke_async("send", 2, connection=shared),
+                    app.invoke_async("send", 3, connection=shared),
+                    return_exceptions=True,
+                )
+                assert isinstance(made[0], psycopg.errors.LockNotAvailable)
+                assert [isinstance(one, Handle) for one in made] == [False, True, True]
+            await shared.commit()
+            await owner.rollback()
+
+    asyncio.run(calls())
+    assert there(app) == (0, 60)
+
+
+def test_threads_that_share_a_connection_which_commits_by_itself_write_one_after_another(
+    url: str, app: Conductor
+) -> None:
+    """Each has its short transaction: none ends another's."""
+    app.invoke("send", 0)
+    with each_by_itself(url) as shared, ThreadPoolExecutor(4) as pool:
+        handles = list(pool.map(lambda n: app.invoke("send", n, connection=shared), range(60)))
+    assert len({handle.id for handle in handles}) == 60
+    assert there(app) == (0, 61)
+
+
+@contextmanager
+def each_by_itself(url: str) -> Iterator[sqlite3.Connection | psycopg.Connection]:
+    """A driver's connection that several threads may use and that commits each statement."""
+    if url.startswith("sqlite"):
+        file = sqlite3.connect(url.removeprefix("sqlite:///"), isolation_level=None, check_same_thread=False)
+        with closing(file):
+            yield file
+    else:
+        with psycopg.connect(url, autocommit=True) as connection:
+            yield connection
 
 
 @on_postgresql

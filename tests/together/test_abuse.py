@@ -48,7 +48,7 @@ def test_progress_that_is_no_number_is_an_error_of_the_handler(project: Project)
 
         @app.task
         def wordy(event, ctx):
-            ctx.progress(1, 2, "x" * 30_000_000)
+            ctx.progress(1, 2, os.fsdecode(b"file-\\xff\\0") + "x" * 30_000_000)
             ctx.checkpoint()
     """)
     wrong = project.invoke_many("wrong", ["three", None])

@@ -11,6 +11,7 @@ from pathlib import Path
 import conductor
 from conductor.declarations import Retry
 from conductor.errors import Fail, PayloadMismatch, Released, RetryAfter
+from conductor.values import storable
 from conductor_protocol import messages
 from conductor_protocol.operations import Failure
 
@@ -98,7 +99,7 @@ def _type_name(kind: type[BaseException]) -> str:
 
 def _message(error: BaseException) -> str:
     try:
-        return _storable(str(error))
+        return storable(str(error))
     except Exception as problem:  # noqa: BLE001  # the user's own __str__
         return f"(its text cannot be told: __str__ raised {type(problem).__qualname__})"
 
@@ -111,7 +112,7 @@ def trimmed_traceback(error: BaseException) -> str:
             noise = [frame for frame in one.stack if frame.filename.startswith(NOISE)]
             for frame in noise:
                 one.stack.remove(frame)
-        return _storable("".join(told.format()))
+        return storable("".join(told.format()))
     except Exception as problem:  # noqa: BLE001  # an exception can be made to break any reading of it
         return f"(the traceback cannot be told: {type(problem).__qualname__})"
 
@@ -121,8 +122,3 @@ def _with_causes(told: traceback.TracebackException) -> Iterator[traceback.Trace
     for other in (told.__cause__, told.__context__, *(told.exceptions or ())):
         if other is not None:
             yield from _with_causes(other)
-
-
-def _storable(text: str) -> str:
-    """Return text without what some database cannot hold: lone surrogates, zero characters."""
-    return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")

@@ -7,7 +7,7 @@ statement of ours fails, their transaction goes on as if we had not been there.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
@@ -21,9 +21,11 @@ from conductor_supervisor.store.database import check_revision
 from conductor_supervisor.store.dialect import Executor
 from conductor_supervisor.store.lent import Lent, Opened, lend, lend_async
 from conductor_supervisor.store.location import Location, PostgresLocation, SqliteLocation
+from conductor_supervisor.store.turns import awaited_turn, turn
 
 R = TypeVar("R")
 Work: TypeAlias = Callable[[Executor], R]
+Turn: TypeAlias = Callable[[object], AbstractContextManager[None]]
 
 
 def write_on(given: object, location: Location, work: Work[R]) -> R:
@@ -36,16 +38,19 @@ def write_on(given: object, location: Location, work: Work[R]) -> R:
     :raises UsageError: if it is no connection, is awaited, or leads elsewhere.
     :raises StoreError: if there are no tables of Conductor's, or not those of this version.
     """
-    return _write(lend(given), location, work)
+    return _write(lend(given), location, work, turn)
 
 
 async def write_on_async(given: object, location: Location, work: Work[R]) -> R:
     """See :func:`write_on`; the event loop goes on while the database works."""
-    return await greenlet_spawn(_write, lend_async(given), location, work)
+    return await greenlet_spawn(_write, lend_async(given), location, work, awaited_turn)
 
 
-def _write(opened: Opened, location: Location, work: Work[R]) -> R:
-    with opened(_MAIN if isinstance(location, SqliteLocation) else location.schema) as lent:
+def _write(opened: Opened, location: Location, work: Work[R], turn: Turn) -> R:
+    with (
+        opened(_MAIN if isinstance(location, SqliteLocation) else location.schema) as lent,
+        turn(lent.driver),
+    ):
         _check_destination(lent, location)
         with _all_or_nothing(lent):
             check_revision(str(lent.scalar(_REVISION)), location)
@@ -86,10 +91,15 @@ def _all_or_nothing(lent: Lent) -> Iterator[None]:
         for command in bounds.end:
             lent.command(command)
     except BaseException:  # a coroutine may be cancelled, and a user may press Ctrl-C
-        if not lent.is_lost:
+        if _can_undo(lent):
             for command in bounds.undo:
                 lent.command(command)
         raise
+
+
+def _can_undo(lent: Lent) -> bool:
+    """Tell whether there is something to undo: SQLite rolls all back by itself where the disk is full."""
+    return not lent.is_lost and (lent.kind != "sqlite" or lent.driver.in_transaction)
 
 
 def _bounds_in_postgresql(driver: Any) -> _Bounds:
