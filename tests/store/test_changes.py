@@ -70,6 +70,16 @@ def triggers(app: psycopg.Connection[Any]) -> list[tuple[str, int]]:
     return found
 
 
+def functions(app: psycopg.Connection[Any]) -> dict[str, tuple[Any, ...]]:
+    """Return our functions: what they do, with whose rights and which settings, and who may execute them."""
+    found = app.execute(
+        "SELECT proname, prosrc, prosecdef, proconfig, has_function_privilege('public', oid, 'EXECUTE')"
+        " FROM pg_proc WHERE pronamespace = 'conductor'::regnamespace"
+    ).fetchall()
+    app.commit()
+    return {name: rest for name, *rest in found}
+
+
 ADA = "INSERT INTO contact (email, name) VALUES ('ada@x', 'Ada')"
 ADA_ROW = {"id": 1, "email": "ada@x", "name": "Ada", "active": True, "more": None}
 
@@ -245,6 +255,143 @@ def test_a_row_that_is_too_large_leaves_out_what_is_large(
     assert made(database)[-1][1]["new"] == {"id": 2}
 
 
+# Whatever is in a row, the application's statement does not fail
+
+
+ODD = [r'{"tenant": "a\u0000b"}', r'{"tenant": "a\ud800b"}']
+
+
+@pytest.mark.parametrize("value", ODD)
+@pytest.mark.parametrize("columns", [None, ("id",), ("id", "more")])
+def test_json_that_postgresql_cannot_read(
+    database: Database, app: psycopg.Connection[Any], value: str, columns: tuple[str, ...] | None
+) -> None:
+    """It takes such texts for json, and fails later; as a key too, where it counts as none."""
+    limit = KeyLimitSpec(1, "new.more.tenant")
+    task = spec("insert", "update", "delete", columns=columns)
+    declare(database, msgspec.structs.replace(task, concurrency_by_key=limit))
+    app.execute("INSERT INTO contact (more) VALUES (%s)", [value])
+    app.execute("UPDATE contact SET id = id + 1")
+    app.execute("UPDATE contact SET more = NULL")
+    app.execute("DELETE FROM contact")
+    app.commit()
+    told = {event.rpartition(".")[2] for event, _ in made(database)}
+    assert told == {"insert", "update", "delete"}
+
+
+def test_half_a_surrogate_pair_is_left_out(database: Database, app: psycopg.Connection[Any]) -> None:
+    """A payload with one could not be read at all. Whole ones stay, and what only looks like half of one."""
+    declare(database, spec("insert", columns=("name", "more")))
+    for name, more in (
+        ("half", r'{"a": "\uD83D"}'),
+        ("whole", r'{"a": "\ud83d\ude00"}'),
+        ("none", r'{"a": "\\ud800"}'),
+        (r"C:\udata", "1"),
+    ):
+        app.execute("INSERT INTO contact (name, more) VALUES (%s, %s)", [name, more])
+    app.commit()
+    payloads = [payload for _, payload in made(database)]
+    assert [payload["new"] for payload in payloads] == [
+        {"name": "half"},
+        {"name": "whole", "more": {"a": "\N{GRINNING FACE}"}},
+        {"name": "none", "more": {"a": r"\ud800"}},
+        {"name": r"C:\udata", "more": 1},
+    ]
+    assert [payload.get("left_out") for payload in payloads] == [["more"], None, None, None]
+
+
+def test_only_half_an_old_or_a_new_value_is_left_out(
+    database: Database, app: psycopg.Connection[Any]
+) -> None:
+    """The other can be told."""
+    app.execute(r"""INSERT INTO contact (more) VALUES ('"\ud800"')""")
+    app.commit()
+    declare(database, spec("update", columns=("more",)))
+    app.execute("UPDATE contact SET more = '1'")
+    app.commit()
+    ((_, payload),) = made(database)
+    assert (payload["old"], payload["new"], payload["left_out"]) == ({}, {"more": 1}, ["more"])
+
+
+def test_a_row_larger_than_json_can_be(database: Database, app: psycopg.Connection[Any]) -> None:
+    """Its long values are not even made into JSON, be they wanted or not."""
+    app.execute("CREATE TABLE film (id int, a text, b text)")
+    app.execute("ALTER TABLE film ALTER a SET STORAGE EXTERNAL, ALTER b SET STORAGE EXTERNAL")
+    app.commit()
+    whole = ChangeSpec("public", "film", ("insert",))
+    declare(database, TaskSpec("t", changes=(whole, msgspec.structs.replace(whole, columns=("id",)))))
+    # JSON writes such a character as six, and PostgreSQL has no text of more than 1 GB.
+    app.execute("INSERT INTO film SELECT 1, x, x FROM repeat(chr(1), 95000000) AS x")
+    app.commit()
+    payloads = [payload for _, payload in made(database)]
+    assert [payload["new"] for payload in payloads] == [{"id": 1}] * 2
+    assert {tuple(payload.get("left_out", ())) for payload in payloads} == {(), ("a", "b")}
+
+
+def test_columns_that_are_altered_later(database: Database, app: psycopg.Connection[Any]) -> None:
+    """What there is of them is told, in a session that goes on too; the rest is left out."""
+    declare(database, spec("insert", columns=("id", "email", "name", "active")))
+    app.execute(ADA)
+    app.execute("ALTER TABLE contact ALTER id TYPE bigint, ALTER active TYPE text")
+    app.execute("ALTER TABLE contact RENAME email TO mail")
+    app.execute("INSERT INTO contact (mail, name) VALUES ('ada@x', 'Ada')")
+    app.execute("ALTER TABLE contact DROP id, DROP name, DROP active")
+    app.execute("INSERT INTO contact (mail) VALUES ('ada@x')")
+    app.commit()
+    (_, _), (_, altered), (_, nothing) = made(database)
+    assert altered["new"] == {"id": 2, "name": "Ada", "active": "true"}
+    assert altered["left_out"] == ["email"]
+    assert (nothing["old"], nothing["new"]) == (None, {})
+    assert nothing["left_out"] == ["id", "email", "name", "active"]
+
+
+def test_more_columns_than_a_function_has_arguments(database: Database, app: psycopg.Connection[Any]) -> None:
+    """As many as a table may have, or nearly so."""
+    names = [f"c{n}" for n in range(1000)]
+    app.execute(f"CREATE TABLE wide ({', '.join(f'{name} int' for name in names)})".encode())
+    app.commit()
+    changes_of_wide = ChangeSpec("public", "wide", ("insert", "update"), columns=tuple(names))
+    declare(database, TaskSpec("t", changes=(changes_of_wide,)))
+    app.execute("INSERT INTO wide (c7) VALUES (7)")
+    app.execute("UPDATE wide SET c999 = 999")
+    app.commit()
+    (_, insert), (_, update) = made(database)
+    assert list(insert["new"]) == names
+    assert (insert["new"]["c7"], update["old"]["c999"], update["new"]["c999"]) == (7, None, 999)
+
+
+def test_the_session_does_not_matter(database: Database, app: psycopg.Connection[Any]) -> None:
+    """Neither to what is told nor to whether a change counts."""
+    app.execute(
+        "CREATE TABLE sample (f float8, at timestamptz, day date, took interval, raw bytea, what regclass)"
+    )
+    app.execute(
+        "INSERT INTO sample VALUES (0.12, '2024-02-01 10:00+00', '2024-02-01', '1 day 2 hours',"
+        " '\\x00ff', 'contact')"
+    )
+    app.commit()
+    change = ChangeSpec("public", "sample", ("update",), columns=("f", "at", "day", "took", "raw", "what"))
+    declare(database, TaskSpec("t", changes=(change,)))
+    app.execute("UPDATE sample SET f = 0.1399")
+    for setting in (
+        "bytea_output = escape; SET datestyle = German; SET intervalstyle = iso_8601",
+        "timezone = 'Asia/Tokyo'; SET extra_float_digits = -15; SET quote_all_identifiers = on",
+    ):
+        app.execute(f"SET {setting}".encode())
+    app.execute("UPDATE sample SET f = 0.12")
+    app.commit()
+    (_, first), (_, second) = made(database)
+    assert (second["old"], second["new"]) == (first["new"], first["old"])
+    assert first["old"] == {
+        "f": 0.12,
+        "at": "2024-02-01T10:00:00+00:00",
+        "day": "2024-02-01",
+        "took": "1 day 02:00:00",
+        "raw": "\\x00ff",
+        "what": "public.contact",
+    }
+
+
 def test_many_rows_notify_once(database: Database, app: psycopg.Connection[Any], database_url: str) -> None:
     """On the channel of Conductor's schema."""
     declare(database, spec("insert"))
@@ -298,19 +445,40 @@ def test_a_change_of_the_declaration_counts(database: Database, app: psycopg.Con
     assert (len(triggers(app)), made(database)) == (1, [])
 
 
-def test_an_older_function_is_replaced(database: Database, app: psycopg.Connection[Any]) -> None:
-    """By the one that this version knows; the triggers stay as they are."""
+@pytest.mark.parametrize(
+    "change",
+    [
+        "CREATE OR REPLACE FUNCTION {} RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'",
+        "ALTER FUNCTION {} SECURITY INVOKER",
+        "ALTER FUNCTION {} RESET search_path",
+        "ALTER FUNCTION {} SET work_mem = '8MB'",
+        "GRANT EXECUTE ON FUNCTION {} TO PUBLIC",
+    ],
+)
+def test_a_function_that_is_not_as_it_should_be_is_made_anew(
+    database: Database, app: psycopg.Connection[Any], change: str
+) -> None:
+    """An older one, or one that somebody has changed; the triggers stay as they are."""
     declare(database, spec("insert"))
-    before = triggers(app)
-    app.execute(
-        "CREATE OR REPLACE FUNCTION conductor.conductor_on_change() RETURNS trigger LANGUAGE plpgsql"
-        " AS 'BEGIN RETURN NULL; END'"
-    )
+    before, as_made = triggers(app), functions(app)
+    (name,) = as_made
+    app.execute(change.format(f"conductor.{name}()").encode())
     app.commit()
+    assert functions(app) != as_made
     declare(database, spec("insert"))
-    app.execute(ADA)
+    assert (functions(app), triggers(app)) == (as_made, before)
+
+
+def test_a_function_without_a_trigger_is_removed(database: Database, app: psycopg.Connection[Any]) -> None:
+    """Its table was dropped, or no task wants it any more."""
+    declare(database, spec("insert"), spec("insert", task="count"))
+    assert len(functions(app)) == 2
+    declare(database, spec("insert"))
+    assert len(functions(app)) == 1
+    app.execute("DROP TABLE contact")
     app.commit()
-    assert (len(made(database)), triggers(app)) == (1, before)
+    declare(database)
+    assert functions(app) == {}
 
 
 def test_two_schemas_of_conductor_do_not_disturb_each_other(
@@ -370,6 +538,22 @@ def test_a_table_or_column_that_is_not_there(database: Database, app: psycopg.Co
     assert "has no column 'mail'; it has: id, email, name, active, more" in said
 
 
+def test_a_virtual_column(database: Database, app: psycopg.Connection[Any], postgres: PostgresServer) -> None:
+    """A trigger has no value for it: so it is refused where it is named, and not told where it is not."""
+    if postgres.version < 18:
+        pytest.skip("no such columns")
+    app.execute("CREATE TABLE box (a int, twice int GENERATED ALWAYS AS (a * 2) VIRTUAL)")
+    app.commit()
+    named = TaskSpec("t", changes=(ChangeSpec("public", "box", ("insert",), columns=("twice",)),))
+    assert "task t: the column 'twice' of public.box is virtual" in refusal(database, named)
+    declare(
+        database, TaskSpec("t", changes=(ChangeSpec("public", "box", ("insert",), when="NEW.twice > 4"),))
+    )
+    app.execute("INSERT INTO box VALUES (1), (3)")
+    app.commit()
+    assert [payload["new"] for _, payload in made(database)] == [{"a": 3}]
+
+
 def test_a_table_that_is_kept_locked(
     database: Database, app: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -418,6 +602,7 @@ def test_who_changes_the_table_needs_no_rights_in_our_schema(
 ) -> None:
     """The function has those of the supervisor's role; nobody else can put it on a table."""
     declare(database, spec("insert"))
+    (function,) = functions(app)
     app.execute("GRANT INSERT ON contact TO clerk; GRANT USAGE ON SEQUENCE contact_id_seq TO clerk")
     app.execute("GRANT USAGE ON SCHEMA conductor TO clerk; GRANT CREATE ON SCHEMA public TO clerk")
     app.commit()
@@ -430,9 +615,83 @@ def test_who_changes_the_table_needs_no_rights_in_our_schema(
         with pytest.raises(psycopg.errors.InsufficientPrivilege, match="conductor_on_change"):
             other.execute(
                 "CREATE TABLE mine (id int); CREATE TRIGGER t AFTER INSERT ON mine FOR EACH ROW"
-                " EXECUTE FUNCTION conductor.conductor_on_change('pay-out', 'e', 't', '')"
+                f" EXECUTE FUNCTION conductor.{function}('pay-out', 'e')".encode()
             )
     assert [payload["operation"] for _, payload in made(database)] == ["insert"]
+
+
+FORGE = """
+CREATE FUNCTION mine.forge({kind}) RETURNS json LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO mine.runs_as VALUES (current_user);
+    RETURN '"forged"';
+END $$;
+CREATE CAST ({kind} AS json) WITH FUNCTION mine.forge({kind})
+"""
+
+
+def test_no_code_of_others_runs_with_our_rights(
+    database: Database, app: psycopg.Connection[Any], clerk: str
+) -> None:
+    """Be it brought along by the type of a column that is there, or is added later, or by what is in one."""
+    app.execute("CREATE SCHEMA mine AUTHORIZATION clerk")
+    app.commit()
+    with psycopg.connect(clerk) as other:
+        other.execute("CREATE TABLE mine.runs_as (role text); CREATE TYPE mine.kind AS ENUM ('x')")
+        other.execute("CREATE DOMAIN mine.small AS mine.kind; CREATE TYPE mine.pair AS (a int, b mine.kind)")
+        other.execute("CREATE DOMAIN mine.count AS int")
+        other.execute("CREATE TYPE mine.span AS RANGE (subtype = int)")
+        other.execute("CREATE TABLE mine.t (id mine.count, k mine.kind, many mine.kind[], s mine.small)")
+        other.execute("ALTER TABLE mine.t ADD p mine.pair, ADD ps mine.pair[], ADD r mine.span")
+        other.execute("GRANT TRIGGER ON mine.t TO postgres")
+        other.execute(FORGE.format(kind="mine.kind").encode())
+        other.commit()
+        change = ChangeSpec("mine", "t", ("insert",))
+        declare(database, TaskSpec("t", changes=(change,)))
+        # The casts of a composite and a range come later, as may a whole type.
+        other.execute(FORGE.format(kind="mine.pair").encode())
+        other.execute(FORGE.format(kind="mine.span").encode())
+        insert = "INSERT INTO mine.t VALUES (1, 'x', '{x,NULL}', 'x', '(2,x)', '{\"(2,x)\"}', '[1,3)')"
+        other.execute(insert.encode())
+        other.execute("ALTER TABLE mine.t ALTER id TYPE mine.kind USING 'x'")
+        other.execute(insert.replace("(1,", "('x',").encode())
+        other.commit()
+        assert other.execute("SELECT * FROM mine.runs_as").fetchall() == []
+    told = {"k": "x", "many": "{x,NULL}", "s": "x", "p": "(2,x)", "ps": '{"(2,x)"}', "r": "[1,3)"}
+    assert [payload["new"] for _, payload in made(database)] == [{"id": 1, **told}, {"id": "x", **told}]
+
+
+def test_types_of_our_own_are_told_as_json(database: Database, app: psycopg.Connection[Any]) -> None:
+    """Arrays and composites too, with the casts that were made for them; but not by others."""
+    app.execute("CREATE TYPE kind AS ENUM ('x'); CREATE TYPE pair AS (a int, b kind)")
+    app.execute("CREATE TYPE tag AS ENUM ('y'); CREATE TABLE t (k kind[], p pair, g tag)")
+    app.execute(
+        "CREATE FUNCTION told(tag) RETURNS json LANGUAGE sql AS $$ SELECT json_build_object('tag', 1) $$"
+    )
+    app.execute("CREATE CAST (tag AS json) WITH FUNCTION told(tag)")
+    app.commit()
+    declare(database, TaskSpec("t", changes=(ChangeSpec("public", "t", ("insert",)),)))
+    app.execute("INSERT INTO t VALUES ('{x,NULL}', '(1,x)', 'y'), (NULL, NULL, NULL)")
+    app.commit()
+    assert [payload["new"] for _, payload in made(database)] == [
+        {"k": ["x", None], "p": {"a": 1, "b": "x"}, "g": {"tag": 1}},
+        {"k": None, "p": None, "g": None},
+    ]
+
+
+def test_a_cast_whose_function_is_not_ours_is_not_called(
+    database: Database, app: psycopg.Connection[Any], clerk: str
+) -> None:
+    """Its owner could replace it."""
+    app.execute("CREATE TYPE tag AS ENUM ('y'); CREATE TABLE t (g tag)")
+    app.execute("CREATE FUNCTION told(tag) RETURNS json LANGUAGE sql AS $$ SELECT '1'::json $$")
+    app.execute("CREATE CAST (tag AS json) WITH FUNCTION told(tag); ALTER FUNCTION told(tag) OWNER TO clerk")
+    app.commit()
+    assert clerk
+    declare(database, TaskSpec("t", changes=(ChangeSpec("public", "t", ("insert",)),)))
+    app.execute("INSERT INTO t VALUES ('y')")
+    app.commit()
+    assert [payload["new"] for _, payload in made(database)] == [{"g": "y"}]
 
 
 def test_a_supervisor_without_rights_says_what_to_grant(

@@ -17,6 +17,7 @@ Nothing here decides; it moves rows, and tells the caller which rows could not b
 ``steps``       recorded steps
 ``schedules``   cron schedules and their firings
 ``changes``     triggers on an application's tables, which make executions (PostgreSQL)
+``telling``     the functions that these triggers call
 ``tasks``       what the running code declares; what operators have paused
 ``perform``     what clients may ask
 ``copying``     everything, into another database

@@ -1,17 +1,14 @@
 """Triggers on an application's tables, which make an execution for each change: in PostgreSQL alone.
 
-All of them call one function of ours. By that we know which triggers are ours, whatever they are named; and
-a trigger's name is made from all that it says, so one that has its name already is as it should be. So a
-start that changes nothing locks nothing of the application's.
-
-The function works with the rights of whoever made it, a supervisor's role: those who change the table need
-none in our schema. It takes nothing from its callers but the row, its own arguments, and no search path.
+Each calls a function of its own (:mod:`telling`), which has its name. By that we know which triggers are
+ours; and the name is made from all that the trigger says, so one that has its name already is as it should
+be. So a start that changes nothing locks nothing of the application's.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 from msgspec import Struct
@@ -19,25 +16,18 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
 from conductor_protocol.errors import UsageError
-from conductor_protocol.limits import LONGEST_KEY, NO_KEY
 from conductor_protocol.manifest import ChangeOperation, ChangeSpec, TaskSpec
-from conductor_protocol.operations import MAX_PAYLOAD
 from conductor_supervisor.errors import StoreError
+from conductor_supervisor.store import telling
 from conductor_supervisor.store.database import is_transient, reason
-from conductor_supervisor.store.dialect import lock_tasks, schema_of
-from conductor_supervisor.store.wakeups import channel
+from conductor_supervisor.store.dialect import AnyRow, lock_tasks, schema_of
+from conductor_supervisor.store.telling import Column, columns_of, identifier, literal
 
 LOCK_PATIENCE = 3
 """Seconds to wait for an application's table: for so long everybody else who writes to it waits with us."""
 
 FUNCTION = "conductor_on_change"
-PREFIX = "conductor_"
-
-SHORT_VALUE = 256
-"""Bytes, as JSON, of a value that stays in a payload which would be too large otherwise."""
-
-LONGEST_NAME = 63
-"""Bytes of a name in PostgreSQL."""
+"""With this begin the names of all our functions, and triggers."""
 
 _LOCK = "changes of tables"
 """No task's name, which has no spaces: the supervisors declare their triggers one after another."""
@@ -78,26 +68,24 @@ def declare(connection: Connection, specs: Sequence[TaskSpec]) -> None:
                 "name the one that the table is in, as in postgresql://user@host/database"
             )
         return
-    if triggers or _body_found(connection, schema) is not None:
+    if triggers or connection.execute(_FUNCTIONS, _whose(schema)).first() is not None:
         lock_tasks(connection, [_LOCK])
         _change(connection, schema, triggers)
 
 
 def _change(connection: Connection, schema: str, triggers: Sequence[Trigger]) -> None:
     """Make what is wanted and not there, and remove what is there and not wanted."""
-    if triggers and _body_found(connection, schema) != _body(schema):
-        _make_function(connection, schema)
-    there = {(row.schema, row.table, row.name) for row in connection.execute(_OURS, _function(schema))}
-    wanted = {(each.change.schema, each.change.table, _name(each, schema)): each for each in triggers}
-    if there == wanted.keys():
-        return
+    wanted = {_name(trigger, schema): trigger for trigger in triggers}
+    _make_functions(connection, schema, wanted)
+    there = {row.name: row for row in connection.execute(_OURS, _whose(schema))}
     patience: str = connection.scalar(_PATIENCE)
     connection.execute(_SET_PATIENCE, {"time": f"{LOCK_PATIENCE}s"})
-    for place in sorted(there - wanted.keys()):
-        _remove(connection, *place)
-    for place in sorted(wanted.keys() - there):
-        _make(connection, schema, wanted[place])
+    for name in sorted(there.keys() - wanted.keys()):
+        _remove(connection, there[name])
+    for name in sorted(wanted.keys() - there.keys()):
+        _make(connection, schema, name, wanted[name])
     connection.execute(_SET_PATIENCE, {"time": patience})
+    _remove_functions(connection, schema)
 
 
 _PATIENCE = text("SELECT current_setting('lock_timeout')")
@@ -107,195 +95,166 @@ _SET_PATIENCE = text("SELECT set_config('lock_timeout', :time, true)")
 # The triggers
 
 
-def _make(connection: Connection, schema: str, trigger: Trigger) -> None:
+def _make(connection: Connection, schema: str, name: str, trigger: Trigger) -> None:
     change = trigger.change
-    _check_table(connection, trigger)
     problem = f"task {trigger.task}: its trigger on {change.name}, for {trigger.operation}, cannot be made: "
     role = connection.scalar(_ROLE)
     advice = (
-        f"grant it: GRANT USAGE ON SCHEMA {_identifier(change.schema)} TO {role}; "
+        f"grant it: GRANT USAGE ON SCHEMA {identifier(change.schema)} TO {role}; "
         f"GRANT TRIGGER ON {_table(change)} TO {role}"
     )
     if change.when is not None:
         problem += f"(when={change.when!r}) "
-    _execute(connection, _statement(trigger, schema, _name(trigger, schema)), problem, advice)
+    _execute(connection, _statement(trigger, schema, name), problem, advice)
 
 
-def _remove(connection: Connection, schema: str, table: str, name: str) -> None:
-    statement = f"DROP TRIGGER {_identifier(name)} ON {_identifier(schema)}.{_identifier(table)}"
-    problem = f"a trigger that no task wants any more, on {schema}.{table}, cannot be removed: "
+def _remove(connection: Connection, found: AnyRow) -> None:
+    statement = (
+        f"DROP TRIGGER {identifier(found.name)} ON {identifier(found.schema)}.{identifier(found.table)}"
+    )
+    problem = f"a trigger that no task wants any more, on {found.schema}.{found.table}, cannot be removed: "
     _execute(connection, statement, problem, f"only the table's owner may do that; let it run: {statement}")
-
-
-def _check_table(connection: Connection, trigger: Trigger) -> None:
-    change = trigger.change
-    there = connection.scalars(_COLUMNS, {"schema": change.schema, "table": change.table}).all()
-    if not there:
-        raise StoreError(
-            f"task {trigger.task}: there is no table {change.name} in this database; make it first, or name "
-            'it as the database has it, as in DatabaseChange("public.contact", "insert")'
-        )
-    if missing := [column for column in change.columns or () if column not in there]:
-        raise StoreError(
-            f"task {trigger.task}: the table {change.name} has no column {missing[0]!r}; it has: "
-            f"{', '.join(there)}"
-        )
 
 
 def _name(trigger: Trigger, schema: str) -> str:
     """Return a name that stands for all that the trigger says, and for whom it works."""
-    return PREFIX + hashlib.sha256(_statement(trigger, schema, "").encode()).hexdigest()[:20]
+    says = _encode((_statement(trigger, schema, ""), trigger))
+    return f"{FUNCTION}_{hashlib.sha256(says).hexdigest()[:20]}"
 
 
 def _statement(trigger: Trigger, schema: str, name: str) -> str:
     change, operation = trigger.change, trigger.operation
-    columns = "" if change.columns is None else _encode(change.columns).decode()
-    arguments = (trigger.task, change.event(operation), change.name, columns, trigger.key_path)
     return (
-        f"CREATE TRIGGER {_identifier(name)} AFTER {operation} ON {_table(change)} FOR EACH ROW "
-        f"{_condition(change, operation)} EXECUTE FUNCTION {_identifier(schema)}.{FUNCTION}"
-        f"({', '.join(map(_literal, arguments))})"
+        f"CREATE TRIGGER {identifier(name)} AFTER {operation} ON {_table(change)} FOR EACH ROW "
+        f"{_condition(change, operation)} EXECUTE FUNCTION {identifier(schema)}.{identifier(name)}"
+        f"({literal(trigger.task)}, {literal(change.event(operation))})"
     )
 
 
 def _condition(change: ChangeSpec, operation: ChangeOperation) -> str:
     """Return the WHEN clause.
 
-    A change of a column is what the payload would show: so a type needs no operator to compare, and a change
-    counts that another trigger has made, which UPDATE OF would not see.
+    Columns are compared by their bytes: that needs no operator of their types, fails for no value, and does
+    not depend on how the session writes them. A change counts that another trigger has made, which UPDATE OF
+    would not see.
     """
     conditions = []
     if operation == "update" and change.columns is not None:
-        changed = (
-            f"to_jsonb(OLD.{column}) IS DISTINCT FROM to_jsonb(NEW.{column})"
-            for column in map(_identifier, change.columns)
+        old, new = (
+            ", ".join(f"{row}.{column}" for column in map(identifier, change.columns))
+            for row in ("OLD", "NEW")
         )
-        conditions.append(" OR ".join(changed))
+        conditions.append(f"ROW({old})::record OPERATOR(pg_catalog.*<>) ROW({new})::record")
     if change.when is not None:
         conditions.append(f"{change.when}\n")  # it may end in a comment
     return f"WHEN ({' AND '.join(f'({each})' for each in conditions)})" if conditions else ""
 
 
 _ROLE = text("SELECT quote_ident(current_user)")
-_COLUMNS = text(
-    """
-    SELECT attname FROM pg_attribute
-    JOIN pg_class ON pg_class.oid = attrelid
-    JOIN pg_namespace ON pg_namespace.oid = relnamespace
-    WHERE nspname = :schema AND relname = :table AND attnum > 0 AND NOT attisdropped
-    ORDER BY attnum
-    """
-)
 # Those of partitions come and go with that of the whole table.
 _OURS = text(
     """
-    SELECT of_table.nspname AS schema, relname AS table, tgname AS name FROM pg_trigger
+    SELECT of_table.nspname AS schema, relname AS table, tgname AS name, tgargs AS arguments FROM pg_trigger
     JOIN pg_class ON pg_class.oid = tgrelid
     JOIN pg_namespace AS of_table ON of_table.oid = relnamespace
     JOIN pg_proc ON pg_proc.oid = tgfoid
     JOIN pg_namespace AS of_function ON of_function.oid = pronamespace
-    WHERE proname = :function AND of_function.nspname = :schema AND tgparentid = 0
+    WHERE starts_with(proname, :function) AND of_function.nspname = :schema AND tgparentid = 0
     """
 )
 
 
-# The function
+# The functions
 
 
-def _make_function(connection: Connection, schema: str) -> None:
-    function = f"{_identifier(schema)}.{FUNCTION}()"
-    problem = f"the function {function}, which triggers call, cannot be made: "
+def _make_functions(connection: Connection, schema: str, wanted: Mapping[str, Trigger]) -> None:
+    """Make those functions that are not there as they should be, which locks no table."""
+    there = {row.name: row for row in connection.execute(_FUNCTIONS, _whose(schema))}
+    tables: dict[tuple[str, str], list[Column]] = {}
+    for name, trigger in wanted.items():
+        change = trigger.change
+        place = (change.schema, change.table)
+        if place not in tables:
+            tables[place] = columns_of(connection, *place)
+        columns = _told(trigger, schema, tables[place])
+        body = telling.body(schema, trigger.operation, change.name, columns, trigger.key_path)
+        found = there.get(name)
+        if found is None or not _is_as_made(found, body):
+            _make_function(connection, schema, name, body)
+
+
+def _told(trigger: Trigger, schema: str, columns: Sequence[Column]) -> list[Column]:
+    """Return the columns that a trigger tells, of those that its table has."""
+    change = trigger.change
+    if not columns:
+        raise StoreError(
+            f"task {trigger.task}: there is no table {change.name} in this database; make it first, or name "
+            'it as the database has it, as in DatabaseChange("public.contact", "insert")'
+        )
+    stored = {column.name: column for column in columns if not column.virtual}
+    names = list(stored) if change.columns is None else change.columns
+    for name in names:
+        if name not in stored:
+            there = ", ".join(column.name for column in columns)
+            raise StoreError(
+                f"task {trigger.task}: the column {name!r} of {change.name} is virtual: PostgreSQL computes "
+                "it when it is read, and a trigger has no value for it; name the columns that it is made from"
+                if name in [column.name for column in columns]
+                else f"task {trigger.task}: the table {change.name} has no column {name!r}; it has: {there}"
+            )
+    return [stored[name] for name in names]
+
+
+def _is_as_made(function: AnyRow, body: str) -> bool:
+    return bool(
+        function.body == body
+        and function.definer
+        and not function.public
+        and set(function.settings or ()) == {f"{name}={value}" for name, value in telling.SETTINGS.items()}
+    )
+
+
+def _make_function(connection: Connection, schema: str, name: str, body: str) -> None:
+    function = f"{identifier(schema)}.{identifier(name)}()"
+    problem = f"the function {function}, which a trigger calls, cannot be made: "
     advice = (
         "the role needs CREATE on this schema, and to be the function's owner if there is one already; grant "
-        f"the first: GRANT CREATE ON SCHEMA {_identifier(schema)} TO {connection.scalar(_ROLE)}"
+        f"the first: GRANT CREATE ON SCHEMA {identifier(schema)} TO {connection.scalar(_ROLE)}"
     )
-    _execute(
-        connection,
-        f"CREATE OR REPLACE FUNCTION {function} RETURNS trigger LANGUAGE plpgsql "
-        f"SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $body${_body(schema)}$body$",
-        problem,
-        advice,
-    )
-    # Or anybody could put it on a table of theirs, and so make executions of any task.
+    _execute(connection, telling.statement(function, body), problem, advice)
+    # Or anybody could put it on a table of theirs, and so make executions of the task.
     _execute(connection, f"REVOKE EXECUTE ON FUNCTION {function} FROM PUBLIC", problem, advice)
 
 
-def _body_found(connection: Connection, schema: str) -> str | None:
-    body: str | None = connection.scalar(_BODY_FOUND, _function(schema))
-    return body
+def _remove_functions(connection: Connection, schema: str) -> None:
+    """Remove those functions of ours that no trigger calls, for instance because its table was dropped."""
+    for name in connection.scalars(_UNUSED, _whose(schema)).all():
+        function = f"{identifier(schema)}.{identifier(name)}()"
+        problem = f"the function {function}, which no trigger calls any more, cannot be removed: "
+        _execute(connection, f"DROP FUNCTION {function}", problem, "only its owner may do that")
 
 
-_BODY_FOUND = text(
+_FUNCTIONS = text(
     """
-    SELECT prosrc FROM pg_proc JOIN pg_namespace ON pg_namespace.oid = pronamespace
-    WHERE proname = :function AND nspname = :schema
+    SELECT proname AS name, prosrc AS body, prosecdef AS definer, proconfig AS settings,
+        has_function_privilege('public', pg_proc.oid, 'EXECUTE') AS public
+    FROM pg_proc JOIN pg_namespace ON pg_namespace.oid = pronamespace
+    WHERE starts_with(proname, :function) AND nspname = :schema
+    """
+)
+# Those of another role are left to it.
+_UNUSED = text(
+    """
+    SELECT proname FROM pg_proc JOIN pg_namespace ON pg_namespace.oid = pronamespace
+    WHERE starts_with(proname, :function) AND nspname = :schema
+    AND pg_has_role(proowner, 'USAGE') AND pg_proc.oid NOT IN (SELECT tgfoid FROM pg_trigger)
+    ORDER BY proname
     """
 )
 
 
-def _function(schema: str) -> dict[str, str]:
+def _whose(schema: str) -> dict[str, str]:
     return {"function": FUNCTION, "schema": schema}
-
-
-def _body(schema: str) -> str:
-    """Return the function's body: PostgreSQL keeps it as it is, so it can be compared.
-
-    An id is a UUID of version 7: milliseconds, the fraction of the millisecond, and chance. A key that cannot
-    be one must not let the application's transaction fail: what there is of it serves.
-    """
-    return f"""
-DECLARE
-    moment CONSTANT bigint := floor(extract(epoch FROM clock_timestamp()) * 1000000);
-    stamp CONSTANT text := lpad(to_hex(moment / 1000), 12, '0');
-    fraction CONSTANT text := lpad(to_hex(moment % 1000 * 4096 / 1000), 3, '0');
-    chance CONSTANT text := right(gen_random_uuid()::text, 17);
-    columns CONSTANT json := nullif(TG_ARGV[3], '');
-    key_path CONSTANT text := nullif(TG_ARGV[4], '');
-    counted_under text;
-    old_row json;
-    new_row json;
-    told text;
-BEGIN
-    IF TG_OP <> 'INSERT' THEN
-        old_row := row_to_json(OLD);
-    END IF;
-    IF TG_OP <> 'DELETE' THEN
-        new_row := row_to_json(NEW);
-    END IF;
-    IF columns IS NOT NULL THEN
-        old_row := (SELECT json_object_agg(key, value) FROM json_each(old_row)
-                    WHERE key IN (SELECT json_array_elements_text(columns)));
-        new_row := (SELECT json_object_agg(key, value) FROM json_each(new_row)
-                    WHERE key IN (SELECT json_array_elements_text(columns)));
-    END IF;
-    told := json_build_object('operation', lower(TG_OP), 'table', TG_ARGV[2], 'old', old_row, 'new', new_row);
-    IF octet_length(told) > {MAX_PAYLOAD} THEN
-        told := json_build_object(
-            'operation', lower(TG_OP),
-            'table', TG_ARGV[2],
-            'old', (SELECT json_object_agg(key, value) FROM json_each(old_row)
-                    WHERE octet_length(value::text) <= {SHORT_VALUE}),
-            'new', (SELECT json_object_agg(key, value) FROM json_each(new_row)
-                    WHERE octet_length(value::text) <= {SHORT_VALUE}),
-            'left_out', (SELECT json_agg(DISTINCT key) FROM (
-                            SELECT * FROM json_each(old_row) UNION ALL SELECT * FROM json_each(new_row)
-                         ) AS every WHERE octet_length(value::text) > {SHORT_VALUE}));
-    END IF;
-    IF key_path IS NOT NULL THEN
-        counted_under := told::json #>> string_to_array(key_path, '.');
-        counted_under := coalesce(left(counted_under, {LONGEST_KEY}), '{NO_KEY}');
-    END IF;
-    INSERT INTO {_identifier(schema)}.conductor_executions
-        (id, task, state, priority, event, payload, created_at, due_at, attempt, claim, lost,
-         concurrency_key)
-    VALUES (
-        left(stamp, 8) || '-' || right(stamp, 4) || '-7' || fraction || '-' || chance,
-        TG_ARGV[0], 'ready', 0, TG_ARGV[1], told, moment, moment, 0, 0, 0,
-        counted_under);
-    PERFORM pg_notify({_literal(channel(schema))}, '');  -- equal ones of a transaction are one
-    RETURN NULL;
-END
-"""  # noqa: S608 - names are quoted
 
 
 # SQL
@@ -318,12 +277,4 @@ _BUSY = "a transaction that goes on for long keeps the table; try again when it 
 
 
 def _table(change: ChangeSpec) -> str:
-    return f"{_identifier(change.schema)}.{_identifier(change.table)}"
-
-
-def _identifier(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
-
-
-def _literal(value: str) -> str:
-    return "E'" + value.replace("\\", "\\\\").replace("'", "''") + "'"
+    return f"{identifier(change.schema)}.{identifier(change.table)}"
