@@ -538,6 +538,13 @@ def test_a_table_or_column_that_is_not_there(database: Database, app: psycopg.Co
     assert "has no column 'mail'; it has: id, email, name, active, more" in said
 
 
+def test_a_table_of_our_own(database: Database, app: psycopg.Connection[Any]) -> None:
+    """Its executions would make executions, without end."""
+    for table in ("conductor_executions", "conductor_steps", "conductor_schema"):
+        task = TaskSpec("t", changes=(ChangeSpec("conductor", table, ("insert",)),))
+        assert f"task t: conductor.{table} is a table of Conductor's own" in refusal(database, task)
+
+
 def test_a_virtual_column(database: Database, app: psycopg.Connection[Any], postgres: PostgresServer) -> None:
     """A trigger has no value for it: so it is refused where it is named, and not told where it is not."""
     if postgres.version < 18:

@@ -21,6 +21,7 @@ from conductor_supervisor.errors import StoreError
 from conductor_supervisor.store import telling
 from conductor_supervisor.store.database import is_transient, reason
 from conductor_supervisor.store.dialect import AnyRow, lock_tasks, schema_of
+from conductor_supervisor.store.schema import VERSION_TABLE, metadata
 from conductor_supervisor.store.telling import Column, columns_of, identifier, literal
 
 LOCK_PATIENCE = 3
@@ -190,6 +191,11 @@ def _told(trigger: Trigger, schema: str, columns: Sequence[Column]) -> list[Colu
         raise StoreError(
             f"task {trigger.task}: there is no table {change.name} in this database; make it first, or name "
             'it as the database has it, as in DatabaseChange("public.contact", "insert")'
+        )
+    if change.schema == schema and change.table in {*metadata.tables, VERSION_TABLE}:
+        raise StoreError(
+            f"task {trigger.task}: {change.name} is a table of Conductor's own, whose changes would make "
+            "changes without end; expected one of the application's"
         )
     stored = {column.name: column for column in columns if not column.virtual}
     names = list(stored) if change.columns is None else change.columns
