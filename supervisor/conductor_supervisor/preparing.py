@@ -73,7 +73,7 @@ def begin(
         if database.shared:
             _join(connection, me, lease, left)
         _recover(connection, known, clock, left)
-        return _declare(connection, known, zone, clock)
+        return _declare(connection, known, zone, clock, me)
 
 
 def _end_leftovers(folder: Path) -> None:
@@ -113,14 +113,16 @@ def _say(recovered: Recovered, ended: int) -> None:
         log.info("%d executions had ended just before the last supervisor died", ended)
 
 
-def _declare(connection: Connection, known: Mapping[str, Task], zone: str, clock: Clock) -> list[Schedule]:
+def _declare(
+    connection: Connection, known: Mapping[str, Task], zone: str, clock: Clock, me: Member
+) -> list[Schedule]:
     """Write down what the code declares, and make up for cron firings that were missed."""
     now = clock.now()
     specs = [task.spec for task in known.values()]
     executions.reopen_windows(connection)
     tasks.declare(connection, specs, now)
     schedules.declare(connection, specs, now)
-    changes.declare(connection, specs)
+    changes.declare(connection, specs, me.id)
     last = schedules.last_firings(connection)
     found = schedules_of(specs, zone, now)
     missed: list[Firing] = [

@@ -283,7 +283,7 @@ def apply(
         *_keep_progress(connection, _of(group, KeepProgress)),
         *_keep_output(connection, _of(group, KeepOutput)),
         *(partial(w.then, executions.remove_expired(connection, now, SWEEP_ROWS)) for w in _of(group, Sweep)),
-        *(effect for w in _of(group, Declare) for effect in _declare(connection, w, now)),
+        *(effect for w in _of(group, Declare) for effect in _declare(connection, w, now, member)),
         *(partial(w.then, _look(connection, w.supervisor, now)) for w in _of(group, Look)),
         *(
             partial(w.then, steps.page_after(connection, w.execution, w.after, PAGE_BYTES))
@@ -347,11 +347,11 @@ def _keep_output(connection: Connection, writes: list[KeepOutput]) -> list[Effec
     return [write.then for write in writes]
 
 
-def _declare(connection: Connection, write: Declare, now: Instant) -> list[Effect]:
+def _declare(connection: Connection, write: Declare, now: Instant, member: str | None) -> list[Effect]:
     lock_tasks(connection, ALL_TASKS)
     tasks.declare(connection, write.specs, now)
     schedules.declare(connection, write.specs, now)
-    changes.declare(connection, write.specs)
+    changes.declare(connection, write.specs, member)
     starts.forget_others(connection, [spec.name for spec in write.specs if spec.rate is not None])
     executions.reopen_windows(connection)
     return [write.then]
@@ -368,6 +368,8 @@ def _look(connection: Connection, supervisor: str, now: Instant) -> Seen:
 
 def _take_over(connection: Connection, write: TakeOver, now: Instant) -> TakenOver:
     gone = leases.remove_expired(connection)
+    if gone:
+        changes.remove_unwanted(connection)
     return TakenOver(
         gone,
         attempts.recover(connection, now, write.max_attempts),
@@ -377,6 +379,7 @@ def _take_over(connection: Connection, write: TakeOver, now: Instant) -> TakenOv
 
 def _give_up(connection: Connection, write: GiveUpLease) -> list[Effect]:
     leases.remove(connection, write.member)
+    changes.remove_unwanted(connection)
     return [write.then]
 
 

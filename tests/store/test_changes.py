@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+from unittest.mock import Mock
 
 import msgspec
 import psycopg
@@ -16,9 +17,12 @@ from store_moves import claim, view
 from conductor_protocol.errors import UsageError
 from conductor_protocol.manifest import ChangeSpec, KeyLimitSpec, TaskSpec
 from conductor_protocol.operations import MAX_PAYLOAD
+from conductor_supervisor import writes
 from conductor_supervisor.errors import StoreError
-from conductor_supervisor.store import changes, executions, schema
+from conductor_supervisor.store import changes, executions, leases, schema
 from conductor_supervisor.store.database import Database
+from conductor_supervisor.store.leases import Member
+from conductor_supervisor.writes import GiveUpLease, TakeOver
 from testbed.postgresql import PATIENCE, PostgresServer
 
 CONTACT = """
@@ -46,10 +50,23 @@ def spec(*operations: Any, task: str = "greet", **more: Any) -> TaskSpec:
     return TaskSpec(task, changes=(ChangeSpec("public", "contact", operations, **more),))
 
 
-def declare(database: Database, *specs: TaskSpec) -> None:
+def declare(database: Database, *specs: TaskSpec, me: str = "me") -> None:
     """Declare them, in a transaction of its own."""
     with database.writing() as connection:
-        changes.declare(connection, specs)
+        changes.declare(connection, specs, me)
+
+
+def live(database: Database, *names: str, seconds: float = 60) -> None:
+    """Let these supervisors live."""
+    with database.writing() as connection:
+        for name in names:
+            leases.renew(connection, Member(name, "host", 1, "app", 0), round(seconds * 1_000_000))
+
+
+def leave(database: Database, name: str) -> None:
+    """Let a supervisor give up its lease."""
+    with database.writing() as connection:
+        writes.apply(connection, [GiveUpLease(name, Mock(), Mock())], 0, name)
 
 
 def made(database: Database) -> list[tuple[str, Any]]:
@@ -235,6 +252,25 @@ def test_a_row_of_a_partition_counts_once(database: Database, app: psycopg.Conne
     app.execute("INSERT INTO log VALUES (1, 'x')")
     app.commit()
     assert [payload["table"] for _, payload in made(database)] == ["public.log"]
+
+
+def test_a_row_that_moves_to_another_partition_is_deleted_and_inserted(
+    database: Database, app: psycopg.Connection[Any]
+) -> None:
+    """So it is for PostgreSQL; the partitions' columns may be in another order."""
+    app.execute("CREATE TABLE log (at int, said text) PARTITION BY LIST (at)")
+    app.execute("CREATE TABLE log_1 PARTITION OF log FOR VALUES IN (1)")
+    app.execute("CREATE TABLE log_2 (said text, at int)")
+    app.execute("ALTER TABLE log ATTACH PARTITION log_2 FOR VALUES IN (2)")
+    app.execute("INSERT INTO log VALUES (1, 'x')")
+    app.commit()
+    declare(database, TaskSpec("t", changes=(ChangeSpec("public", "log", ("insert", "update", "delete")),)))
+    app.execute("UPDATE log SET at = 2")
+    app.commit()
+    assert [(payload["old"], payload["new"]) for _, payload in made(database)] == [
+        ({"at": 1, "said": "x"}, None),
+        (None, {"at": 2, "said": "x"}),
+    ]
 
 
 def test_a_row_that_is_too_large_leaves_out_what_is_large(
@@ -436,6 +472,93 @@ def test_what_is_no_longer_declared_is_removed(database: Database, app: psycopg.
     assert [name for name, _ in triggers(app)] == ["conductor_mine"]
 
 
+def test_what_another_living_supervisor_wants_stays(
+    database: Database, app: psycopg.Connection[Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Until it wants it no longer: so of several that change to newer code, the last removes what is old."""
+    caplog.set_level("INFO")
+    old, new = spec("insert"), spec("insert", when="NEW.active")
+    live(database, "a", "b")
+    for me in ("a", "b"):
+        declare(database, old, me=me)
+    declare(database, new, me="a")
+    assert len(triggers(app)) == 2
+    assert caplog.messages[-2:] == [
+        "a trigger for task greet, on public.contact, stays: another supervisor that lives may want it",
+        "a trigger is made for task greet, on public.contact, for insert",
+    ]
+    declare(database, new, me="b")
+    assert len(triggers(app)) == 1
+    assert caplog.messages[-1] == (
+        "a trigger for task greet, on public.contact, is removed: no task wants it any more"
+    )
+    declare(database, me="a")  # such as one with old code that has died and starts again
+    assert len(triggers(app)) == 1
+    declare(database, me="b")
+    assert triggers(app) == []
+
+
+def test_what_a_dead_supervisor_wanted_does_not_stay(
+    database: Database, app: psycopg.Connection[Any]
+) -> None:
+    """Its lease has run out; while one lives of which nobody knows what it wants, all stays."""
+    live(database, "dead", seconds=-1)
+    live(database, "a", "unknown")
+    for me in ("dead", "a"):
+        declare(database, spec("insert"), me=me)
+    declare(database, me="a")
+    assert len(triggers(app)) == 1
+    declare(database, me="unknown")
+    assert triggers(app) == []
+
+
+def test_what_only_one_wanted_goes_with_it(database: Database, app: psycopg.Connection[Any]) -> None:
+    """While others live; the last leaves all in place, for changes count while no supervisor runs."""
+    live(database, "a", "b")
+    declare(database, spec("insert"), spec("insert", task="count"), me="a")
+    declare(database, spec("insert", task="count"), me="b")
+    leave(database, "a")
+    app.execute(ADA)
+    app.commit()
+    assert (len(made(database)), len(triggers(app)), len(functions(app))) == (1, 1, 1)
+    leave(database, "b")
+    assert len(triggers(app)) == 1
+
+
+def test_what_only_one_wanted_goes_when_it_is_dead(database: Database, app: psycopg.Connection[Any]) -> None:
+    """Whoever takes over from it sees to that."""
+    live(database, "dead", seconds=-1)
+    live(database, "a")
+    declare(database, spec("insert"), me="dead")
+    declare(database, spec("insert", task="count"), me="a")
+    declare(database, spec("insert"), me="dead")
+    assert len(triggers(app)) == 2
+    with database.writing() as connection:
+        writes.apply(connection, [TakeOver("a", {}, Mock(), Mock())], 0, "a")
+    assert len(triggers(app)) == 1
+
+
+def test_who_leaves_does_not_wait_for_a_table(
+    database: Database,
+    app: psycopg.Connection[Any],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A trigger that cannot be removed now stays, and the rest of the transaction too."""
+    monkeypatch.setattr(changes, "LOCK_PATIENCE", 1)
+    live(database, "a", "b")
+    declare(database, spec("insert"), me="a")
+    declare(database, me="b")
+    app.execute(ADA)
+    leave(database, "a")
+    app.commit()
+    assert "the next start or reload tries again" in caplog.text
+    with database.reading() as connection:
+        assert [member.id for member in leases.living(connection)] == ["b"]
+    declare(database, me="b")
+    assert triggers(app) == []
+
+
 def test_a_change_of_the_declaration_counts(database: Database, app: psycopg.Connection[Any]) -> None:
     """The newer one stands in place of the older."""
     declare(database, spec("insert", when="NEW.active"))
@@ -577,7 +700,7 @@ def test_the_time_to_wait_for_locks_is_as_before(database: Database, app: psycop
     """Other writes of the same transaction do not inherit our impatience."""
     with database.writing() as connection:
         connection.exec_driver_sql("SET LOCAL lock_timeout = '7s'")
-        changes.declare(connection, [spec("insert")])
+        changes.declare(connection, [spec("insert")], "me")
         assert connection.exec_driver_sql("SHOW lock_timeout").scalar() == "7s"
 
 
@@ -661,8 +784,9 @@ def test_no_code_of_others_runs_with_our_rights(
         insert = "INSERT INTO mine.t VALUES (1, 'x', '{x,NULL}', 'x', '(2,x)', '{\"(2,x)\"}', '[1,3)')"
         other.execute(insert.encode())
         other.execute("ALTER TABLE mine.t ALTER id TYPE mine.kind USING 'x'")
-        other.execute(insert.replace("(1,", "('x',").encode())
         other.commit()
+        with psycopg.connect(clerk) as anew:  # which has not planned the function yet
+            anew.execute(insert.replace("(1,", "('x',").encode())
         assert other.execute("SELECT * FROM mine.runs_as").fetchall() == []
     told = {"k": "x", "many": "{x,NULL}", "s": "x", "p": "(2,x)", "ps": '{"(2,x)"}', "r": "[1,3)"}
     assert [payload["new"] for _, payload in made(database)] == [{"id": 1, **told}, {"id": "x", **told}]

@@ -8,7 +8,9 @@ be. So a start that changes nothing locks nothing of the application's.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import msgspec
 from msgspec import Struct
@@ -18,7 +20,7 @@ from sqlalchemy.exc import DBAPIError
 from conductor_protocol.errors import UsageError
 from conductor_protocol.manifest import ChangeOperation, ChangeSpec, TaskSpec
 from conductor_supervisor.errors import StoreError
-from conductor_supervisor.store import telling
+from conductor_supervisor.store import leases, telling
 from conductor_supervisor.store.database import is_transient, reason
 from conductor_supervisor.store.dialect import AnyRow, lock_tasks, schema_of
 from conductor_supervisor.store.schema import VERSION_TABLE, metadata
@@ -38,6 +40,8 @@ _IS_LOCKED = "55P03"
 
 _encode = msgspec.json.Encoder().encode
 
+log = logging.getLogger(__name__)
+
 
 class Trigger(Struct, frozen=True):
     """What one operation on a table calls for."""
@@ -49,9 +53,12 @@ class Trigger(Struct, frozen=True):
     """Of the payload's field by which the task limits what runs; empty: it has no such limit."""
 
 
-def declare(connection: Connection, specs: Sequence[TaskSpec]) -> None:
-    """Make the triggers that these tasks want, and remove ours that none of them wants any more.
+def declare(connection: Connection, specs: Sequence[TaskSpec], me: str | None) -> None:
+    """Make the triggers that these tasks want, and remove ours that no supervisor wants any more.
 
+    Others that live may run newer code, or older, which wants others: each has noted what with its lease.
+
+    :param me: our name among the supervisors, where we need a lease.
     :raises UsageError: if a task wants one in a database that is not PostgreSQL.
     :raises StoreError: if PostgreSQL does not take one: the message says why, and what to do.
     """
@@ -69,24 +76,63 @@ def declare(connection: Connection, specs: Sequence[TaskSpec]) -> None:
                 "name the one that the table is in, as in postgresql://user@host/database"
             )
         return
-    if triggers or connection.execute(_FUNCTIONS, _whose(schema)).first() is not None:
-        lock_tasks(connection, [_LOCK])
-        _change(connection, schema, triggers)
-
-
-def _change(connection: Connection, schema: str, triggers: Sequence[Trigger]) -> None:
-    """Make what is wanted and not there, and remove what is there and not wanted."""
     wanted = {_name(trigger, schema): trigger for trigger in triggers}
+    if me is not None:
+        leases.want_triggers(connection, me, wanted)
+    if wanted or _are_there(connection, schema):
+        lock_tasks(connection, [_LOCK])
+        _change(connection, schema, wanted, me or "")
+
+
+def remove_unwanted(connection: Connection) -> None:
+    """Remove the triggers that none of the living supervisors wants, if there are any: one is gone.
+
+    What cannot be removed now stays, until the next start or reload.
+    """
+    schema = schema_of(connection)
+    if schema is None or not _are_there(connection, schema) or not leases.living(connection):
+        return
+    lock_tasks(connection, [_LOCK])
+    wanted = leases.triggers_wanted_by_others(connection, "")
+    if wanted is None:
+        return
+    try:
+        with connection.begin_nested(), _impatient(connection):
+            for row in connection.execute(_OURS, _whose(schema)).all():
+                if row.name not in wanted:
+                    _remove(connection, row)
+            _remove_functions(connection, schema)
+    except StoreError as error:
+        log.warning("%s; the next start or reload tries again", error)
+
+
+def _change(connection: Connection, schema: str, wanted: Mapping[str, Trigger], me: str) -> None:
+    """Make what is wanted and not there, and remove what is there and nobody wants."""
     _make_functions(connection, schema, wanted)
     there = {row.name: row for row in connection.execute(_OURS, _whose(schema))}
+    of_others = leases.triggers_wanted_by_others(connection, me)
+    with _impatient(connection):
+        for name in sorted(there.keys() - wanted.keys()):
+            if of_others is None or name in of_others:
+                log.info("%s stays: another supervisor that lives may want it", _in_words(there[name]))
+            else:
+                _remove(connection, there[name])
+        for name in sorted(wanted.keys() - there.keys()):
+            _make(connection, schema, name, wanted[name])
+    _remove_functions(connection, schema)
+
+
+def _are_there(connection: Connection, schema: str) -> bool:
+    return connection.execute(_FUNCTIONS, _whose(schema)).first() is not None
+
+
+@contextmanager
+def _impatient(connection: Connection) -> Iterator[None]:
+    """Do not wait for long for a lock on a table."""
     patience: str = connection.scalar(_PATIENCE)
     connection.execute(_SET_PATIENCE, {"time": f"{LOCK_PATIENCE}s"})
-    for name in sorted(there.keys() - wanted.keys()):
-        _remove(connection, there[name])
-    for name in sorted(wanted.keys() - there.keys()):
-        _make(connection, schema, name, wanted[name])
+    yield
     connection.execute(_SET_PATIENCE, {"time": patience})
-    _remove_functions(connection, schema)
 
 
 _PATIENCE = text("SELECT current_setting('lock_timeout')")
@@ -107,6 +153,7 @@ def _make(connection: Connection, schema: str, name: str, trigger: Trigger) -> N
     if change.when is not None:
         problem += f"(when={change.when!r}) "
     _execute(connection, _statement(trigger, schema, name), problem, advice)
+    log.info("a trigger is made for task %s, on %s, for %s", trigger.task, change.name, trigger.operation)
 
 
 def _remove(connection: Connection, found: AnyRow) -> None:
@@ -115,6 +162,12 @@ def _remove(connection: Connection, found: AnyRow) -> None:
     )
     problem = f"a trigger that no task wants any more, on {found.schema}.{found.table}, cannot be removed: "
     _execute(connection, statement, problem, f"only the table's owner may do that; let it run: {statement}")
+    log.info("%s is removed: no task wants it any more", _in_words(found))
+
+
+def _in_words(found: AnyRow) -> str:
+    task = bytes(found.arguments).partition(b"\0")[0].decode(errors="replace")
+    return f"a trigger for task {task}, on {found.schema}.{found.table},"
 
 
 def _name(trigger: Trigger, schema: str) -> str:

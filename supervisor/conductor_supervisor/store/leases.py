@@ -10,6 +10,9 @@ Time here is the database's: the clocks of the machines need not agree.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
+import msgspec
 from msgspec import Struct
 from sqlalchemy import Connection, bindparam, delete, select
 
@@ -124,6 +127,29 @@ def living(connection: Connection) -> list[Member]:
 
 
 _LIVING = _MEMBERS.where(supervisors.c.expires_at >= DatabaseNow())
+
+
+def want_triggers(connection: Connection, member: str, names: Collection[str]) -> None:
+    """Note which triggers a supervisor wants, for as long as it has this lease."""
+    connection.execute(_WANT_TRIGGERS, {"member": member, "names": as_list(sorted(names))})
+
+
+def triggers_wanted_by_others(connection: Connection, member: str) -> set[str] | None:
+    """Return the triggers that the other living supervisors want. None: one of them might want any."""
+    lists = connection.scalars(_OTHERS_TRIGGERS, {"member": member}).all()
+    known = [_names.decode(names) for names in lists if names is not None]
+    return set().union(*known) if len(known) == len(lists) else None
+
+
+_names: msgspec.json.Decoder[list[str]] = msgspec.json.Decoder(list[str])
+_WANT_TRIGGERS = (
+    supervisors.update()
+    .where(supervisors.c.id == bindparam("member"))
+    .values(triggers=bindparam("names", type_=supervisors.c.triggers.type))
+)
+_OTHERS_TRIGGERS = select(supervisors.c.triggers).where(
+    supervisors.c.id != bindparam("member"), supervisors.c.expires_at >= DatabaseNow()
+)
 
 
 def _member(row: AnyRow) -> Member:

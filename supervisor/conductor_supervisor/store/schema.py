@@ -50,7 +50,7 @@ from sqlalchemy import (
     text,
 )
 
-HEAD = "0005"
+HEAD = "0006"
 """The newest revision in ``migrations/versions``, known here so that a check needs no Alembic."""
 
 VERSION_TABLE = "conductor_schema"
@@ -295,6 +295,8 @@ supervisors = Table(
     Column("app", Text, nullable=False),
     Column("started_at", BigInteger, nullable=False),
     Column("expires_at", BigInteger, nullable=False),
+    # On tables of the application: the names of those that it wants, a list in JSON. NULL: not known.
+    Column("triggers", Text),
 )
 
 
