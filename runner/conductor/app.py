@@ -45,8 +45,10 @@ class Conductor(Client):
 
     def __init__(self, database: str | None = None, *, timezone: str = "UTC") -> None:
         if database is not None and (not isinstance(database, str) or "://" not in database):
+            # It is not shown, for it may hold a password.
+            came = 'text without "://"' if isinstance(database, str) else f"a {type(database).__name__}"
             raise UsageError(
-                f'Conductor(database): expected a URL such as "sqlite:///conductor.db", got {database!r}'
+                f'Conductor(database): expected a URL such as "sqlite:///conductor.db", got {came}'
             )
         self.database = database
         self.timezone = check_zone(timezone, "timezone")

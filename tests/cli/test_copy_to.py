@@ -130,7 +130,7 @@ def test_not_into_itself(workplace: Workplace) -> None:
     """Wrong usage, like a URL that cannot be meant."""
     here = f"sqlite:///{workplace.folder}/conductor.db"
     assert "name another one" in workplace.error("copy-to", here, status=2)
-    assert 'got "mysql:"' in workplace.error("copy-to", "mysql://me:secret@h/d", status=2)
+    assert "got 'mysql:'" in workplace.error("copy-to", "mysql://me:secret@h/d", status=2)
 
 
 @pytest.mark.parametrize("option", [(), ("--dry-run",)], ids=["really", "dry"])

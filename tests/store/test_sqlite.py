@@ -26,7 +26,7 @@ def database_url(sqlite_url: str) -> str:
     ("url", "said"),
     [
         ("conductor.db", "expected a URL"),
-        ("mysql://host/db", 'got "mysql:"'),
+        ("mysql://host/db", "got 'mysql:'"),
         ("sqlite://", "database in memory"),
         ("sqlite:///:memory:", "database in memory"),
         ("sqlite://conductor.db", "two slashes where three are needed"),

@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from pathlib import Path
 from typing import TypeAlias
-from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlencode, urlsplit
+from urllib.parse import quote
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from conductor_protocol.errors import UsageError
+from conductor_supervisor.store.libpq import ConnectionUri, name_of
 
 DEFAULT_SCHEMA = "conductor"
 """PostgreSQL schema of Conductor's tables, where the URL names no other."""
@@ -24,7 +25,30 @@ _SCHEMA = "schema"
 """The one parameter of a PostgreSQL URL that is ours; all others are libpq's."""
 
 _SCHEMA_NAME = re.compile(r"[a-z_][a-z0-9_]{0,49}")
-_SECRETS = ("password", "sslpassword", "passfile", "sslkey")
+ESCAPES = "in names and passwords write the characters : / ? # [ ] @ % as %3A %2F %3F %23 %5B %5D %40 %25"
+"""What to write where libpq's URIs use a character for something else."""
+
+_SHOWN = frozenset(
+    {
+        "application_name",
+        "channel_binding",
+        "connect_timeout",
+        "dbname",
+        "gssencmode",
+        "host",
+        "hostaddr",
+        "load_balance_hosts",
+        "port",
+        "service",
+        "sslmode",
+        "target_session_attrs",
+        "user",
+    }
+)
+"""Parameters that are known to be no secret: the others are shown to nobody."""
+
+_PLAIN = re.compile(r"[a-z0-9+]+:|(sqlite:/*)?[\w./~ -]*")
+"""What can be shown of something that is no URL: there is no place in it for a password."""
 
 
 class SqliteLocation(Struct, frozen=True):
@@ -53,29 +77,31 @@ class PostgresLocation(Struct, frozen=True):
 
     @property
     def identity(self) -> str:
-        """The text that stands for this schema: not who connects, or how, but to what."""
-        parts = urlsplit(self.uri)
-        where = parts.netloc.rpartition("@")[2]
-        told = dict(parse_qsl(parts.query))
-        return f"postgresql://{where}{parts.path}?{told.get('host', '')}&{told.get('port', '')}&{self.schema}"
+        """The text that stands for this schema: not who connects, or how, but to what.
 
-    @property
-    def has_password(self) -> bool:
-        """Whether there is a secret in the URL."""
-        parts = urlsplit(self.uri)
-        return ":" in parts.netloc.rpartition("@")[0] or any(name in parts.query for name in _SECRETS)
+        That may hang on the environment, as far as libpq uses it. Two texts may stand for one schema, if its
+        server has several names; one text never stands for two.
+        """
+        uri = self._parts
+        database = quote(uri.database, safe="")
+        return f"postgresql://{uri.server}/{database}?{uri.address}&{uri.service}&{self.schema}"
 
     @property
     def for_people(self) -> str:
-        """The URL without secrets, as it may be shown and logged."""
-        parts = urlsplit(self.uri)
-        login, at, where = parts.netloc.rpartition("@")
-        user = login.partition(":")[0]
-        told = [(name, value) for name, value in parse_qsl(parts.query) if name not in _SECRETS]
+        """The URL as it may be shown and logged: only what is known to be no secret."""
+        told = [each for each in self._parts.parameters if name_of(each) in _SHOWN]
         if self.schema != DEFAULT_SCHEMA:
-            told.append((_SCHEMA, self.schema))
-        query = f"?{urlencode(told, safe='/')}" if told else ""
-        return f"postgresql://{user}{at}{where}{parts.path}{query}"
+            told.append(f"{_SCHEMA}={self.schema}")
+        return str(structs.replace(self._parts, password=None, parameters=tuple(told)))
+
+    @property
+    def parameter_names(self) -> frozenset[str]:
+        """The names of libpq's parameters that are given."""
+        return frozenset(map(name_of, self._parts.parameters))
+
+    @property
+    def _parts(self) -> ConnectionUri:
+        return ConnectionUri.read(self.uri.partition("://")[2])
 
 
 Location: TypeAlias = SqliteLocation | PostgresLocation
@@ -84,22 +110,23 @@ Location: TypeAlias = SqliteLocation | PostgresLocation
 def locate(url: str) -> Location:
     """Read a database URL.
 
-    :raises UsageError: if it is not one, or names a database that processes cannot share.
+    :raises UsageError: if it is not one, or names a database that processes cannot share. The message shows
+        nothing that may be a password.
     """
     scheme, separator, rest = url.partition("://")
     if not separator:
-        raise UsageError(f"database: expected a URL, got {url!r}; {_EXAMPLE}")
+        raise UsageError(f"database: expected a URL, got {_shown(url)}; {_EXAMPLE}")
     if scheme in _POSTGRESQL:
         return _postgres(rest)
     if scheme.startswith("postgresql+"):
         raise UsageError(
-            f'database: Conductor speaks to PostgreSQL by psycopg 3, and does not know "{scheme}:"; '
+            f"database: Conductor speaks to PostgreSQL by psycopg 3, and does not know {_shown(scheme)}; "
             'write "postgresql://" instead'
         )
     if scheme not in _SQLITE:
         raise UsageError(
-            f'database: expected a URL that begins with "sqlite:" or "postgresql:", got "{scheme}:"; '
-            f"{_EXAMPLE}"
+            'database: expected a URL that begins with "sqlite:" or "postgresql:", '
+            f"got {_shown(f'{scheme}:')}; {_EXAMPLE}"
         )
     return SqliteLocation(_sqlite_path(url, rest))
 
@@ -111,28 +138,29 @@ def _sqlite_path(url: str, rest: str) -> Path:
             f"cannot share; {_EXAMPLE}"
         )
     if not rest.startswith("/"):
-        raise UsageError(f"database: {url!r} has two slashes where three are needed; {_EXAMPLE}")
+        raise UsageError(f"database: two slashes where three are needed, got {_shown(url)}; {_EXAMPLE}")
     if "?" in rest:
-        raise UsageError(f"database: options after the path are not understood, got {url!r}; {_EXAMPLE}")
+        path, _, _ = url.partition("?")
+        raise UsageError(f"database: options after the path are not understood: {_shown(path)}; {_EXAMPLE}")
     return Path(rest[1:]).resolve()
 
 
 def _postgres(rest: str) -> PostgresLocation:
     try:
-        parts = urlsplit(f"postgresql://{rest}")
-    except ValueError as error:  # a bracket of an IPv6 address that is not closed, for one
-        raise UsageError(f"database: this is no URL: {error}; {_EXAMPLE}") from None
-    told = parse_qsl(parts.query, keep_blank_values=True)
-    schemas = [value for name, value in told if name == _SCHEMA]
-    schema = schemas[-1] if schemas else DEFAULT_SCHEMA
+        uri = ConnectionUri.read(rest)
+    except ValueError as error:
+        raise UsageError(f"database: this is no URL: {error}; {ESCAPES}; {_EXAMPLE}") from None
+    given = uri.parameter(_SCHEMA)
+    schema = DEFAULT_SCHEMA if given is None else given
     if not _SCHEMA_NAME.fullmatch(schema):
         raise UsageError(
-            f"database: schema: expected at most 50 small letters, digits and '_', got {unquote(schema)!r}; "
+            f"database: schema: expected at most 50 small letters, digits and '_', got {schema!r}; "
             f'write "?schema={DEFAULT_SCHEMA}" or leave it out'
         )
-    return PostgresLocation(_without_schema(parts, told), schema)
+    libpqs = tuple(each for each in uri.parameters if name_of(each) != _SCHEMA)
+    return PostgresLocation(str(structs.replace(uri, parameters=libpqs)), schema)
 
 
-def _without_schema(parts: SplitResult, told: list[tuple[str, str]]) -> str:
-    query = "&".join(f"{quote(name)}={quote(value, safe='/')}" for name, value in told if name != _SCHEMA)
-    return f"postgresql://{parts.netloc}{parts.path}{f'?{query}' if query else ''}"
+def _shown(text: str) -> str:
+    """Return what somebody wrote, unless there may be a password in it."""
+    return repr(text) if _PLAIN.fullmatch(text) else "something that is not shown, as a password may be in it"

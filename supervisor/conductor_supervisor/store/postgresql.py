@@ -6,6 +6,7 @@ so nothing hangs on session settings, which a transaction pooler would hand to s
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -19,7 +20,7 @@ from conductor_supervisor.errors import NoDatabase, StoreError
 from conductor_supervisor.store import schema
 from conductor_supervisor.store.database import Database, Undecided, closed_if_unusable, reason
 from conductor_supervisor.store.dialect import Executor, copy_rows, sql
-from conductor_supervisor.store.location import PostgresLocation
+from conductor_supervisor.store.location import ESCAPES, PostgresLocation
 from conductor_supervisor.store.wakeups import Listener, channel
 
 if TYPE_CHECKING:
@@ -324,11 +325,9 @@ def _connector(location: PostgresLocation) -> Callable[[], psycopg.Connection]:
     try:
         told = conninfo_to_dict(location.uri)
     except psycopg.ProgrammingError as error:
-        # What libpq says may quote a password that it has stumbled over.
-        said = "" if location.has_password else f": {str(error).strip()}"
         raise StoreError(
-            f"database: {location.for_people} is not understood{said}; in names and passwords write the "
-            "characters : / ? # [ ] @ % as %3A %2F %3F %23 %5B %5D %40 %25"
+            f"database: {location.for_people} is not understood{_without_secrets(str(error), location)}; "
+            f"{ESCAPES}"
         ) from None
     conninfo = make_conninfo(
         location.uri, **{name: value for name, value in _UNLESS_TOLD.items() if name not in told}
@@ -342,6 +341,15 @@ def _connector(location: PostgresLocation) -> Callable[[], psycopg.Connection]:
         return driver
 
     return connect
+
+
+def _without_secrets(said: str, location: PostgresLocation) -> str:
+    """Return what libpq says, if all that it quotes are names: it may be a password that it stumbled over."""
+    quoted = set(_QUOTED.findall(said))
+    return f": {said.strip()}" if quoted and quoted <= {"=", *location.parameter_names} else ""
+
+
+_QUOTED = re.compile('"([^"]*)"')
 
 
 def _engine(location: PostgresLocation, connect: Callable[[], psycopg.Connection]) -> Engine:
