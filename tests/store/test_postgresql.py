@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from msgspec import Raw
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 from store_moves import NOW, invoke, migrate
@@ -70,6 +71,7 @@ def test_a_password_is_shown_to_nobody() -> None:
         ("postgresql://h/d?schema=", "expected at most 50 small letters"),
         ("postgresql+asyncpg://h/d", 'write "postgresql://" instead'),
         ("postgresql://me:secret@[::1/d", "this is no URL"),
+        ("postgresql://h/d?client_encoding=latin1", "use UTF8 alone, got 'latin1'; leave it out"),
     ],
 )
 def test_a_url_that_cannot_be_meant(url: str, said: str) -> None:
@@ -116,6 +118,40 @@ def test_a_look_cannot_write(database_url: str, database: Database) -> None:
     with database.reading() as connection:
         assert connection.scalar(text("SHOW transaction_read_only")) == "on"
         assert connection.scalar(text("SHOW transaction_isolation")) == "repeatable read"
+
+
+# Encodings
+
+
+@pytest.mark.parametrize("whose", ["environment", "role", "database"])
+def test_every_text_can_be_stored_whatever_encoding_others_prefer(
+    whose: str, database_url: str, postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In what is written, read and copied in."""
+    name = database_url.rpartition("/")[2]
+    if whose == "environment":
+        monkeypatch.setenv("PGCLIENTENCODING", "LATIN1")
+    elif whose == "role":
+        postgres.execute(f"ALTER ROLE postgres IN DATABASE {name} SET client_encoding = 'LATIN1'")
+    else:
+        postgres.execute(f"ALTER DATABASE {name} SET client_encoding = 'LATIN1'")
+    database = Database.open(database_url)
+    with database.writing() as connection:
+        executions.insert(connection, [NewExecution(task="t", payload=Raw('"€"'.encode()))] * 100, NOW)
+    with database.reading() as connection:
+        payloads = connection.scalars(sql("SELECT payload FROM conductor_executions")).all()
+    assert payloads == ['"€"'] * 100
+    database.close()
+
+
+@pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
+def test_a_database_that_cannot_store_every_text_is_refused(encoding: str, postgres: PostgresServer) -> None:
+    """At once, and not at the first name with an accent."""
+    name = f"in_{encoding.lower()}"
+    postgres.execute(f"CREATE DATABASE {name} ENCODING '{encoding}' LOCALE 'C' TEMPLATE template0")
+    with pytest.raises(StoreError, match=f"has the encoding {encoding}.* CREATE DATABASE .* ENCODING 'UTF8'"):
+        Database.open(postgres.url(name))
+    postgres.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 # The schema

@@ -24,6 +24,7 @@ _POSTGRESQL = ("postgresql", "postgres", "postgresql+psycopg")
 _SCHEMA = "schema"
 """The one parameter of a PostgreSQL URL that is ours; all others are libpq's."""
 
+_UTF8 = re.compile("utf-?8", re.IGNORECASE)
 _SCHEMA_NAME = re.compile(r"[a-z_][a-z0-9_]{0,49}")
 ESCAPES = "in names and passwords write the characters : / ? # [ ] @ % as %3A %2F %3F %23 %5B %5D %40 %25"
 """What to write where libpq's URIs use a character for something else."""
@@ -150,6 +151,11 @@ def _postgres(rest: str) -> PostgresLocation:
         uri = ConnectionUri.read(rest)
     except ValueError as error:
         raise UsageError(f"database: this is no URL: {error}; {ESCAPES}; {_EXAMPLE}") from None
+    encoding = uri.parameter("client_encoding")
+    if encoding is not None and not _UTF8.fullmatch(encoding):
+        raise UsageError(
+            f"database: client_encoding: connections use UTF8 alone, got {encoding!r}; leave it out"
+        )
     given = uri.parameter(_SCHEMA)
     schema = DEFAULT_SCHEMA if given is None else given
     if not _SCHEMA_NAME.fullmatch(schema):

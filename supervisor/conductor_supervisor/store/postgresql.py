@@ -34,6 +34,9 @@ LOCK_PATIENCE = 30
 POOL = 10
 """Connections that a process keeps at most, but for those that its threads need at one moment beyond."""
 
+ENCODING = "UTF8"
+"""Of databases and connections: payloads, results and errors hold any character."""
+
 _UNLESS_TOLD: dict[str, str | int] = {
     "application_name": "conductor",
     "connect_timeout": 10,
@@ -90,7 +93,7 @@ class PostgresDatabase(Database):
     def opened(cls, location: PostgresLocation) -> PostgresDatabase:
         """Connect.
 
-        :raises StoreError: if that is not possible, or the server is too old.
+        :raises StoreError: if that is not possible, the server is too old, or it cannot store every text.
         """
         connect = _connector(location)
         database = cls(location, _engine(location, connect), connect)
@@ -101,9 +104,15 @@ class PostgresDatabase(Database):
     def _check_server(self) -> None:
         with self._engine.connect() as connection:
             version: int = connection.scalar(_VERSION) // 10_000
+            encoding: str = connection.scalar(_ENCODING)
         if version < OLDEST_POSTGRESQL:
             raise StoreError(
                 f"{self.url_for_people} is PostgreSQL {version}; Conductor needs {OLDEST_POSTGRESQL} or later"
+            )
+        if encoding != ENCODING:
+            raise StoreError(
+                f"{self.url_for_people} has the encoding {encoding}, which cannot hold every text; make a "
+                f"database with another: CREATE DATABASE conductor ENCODING '{ENCODING}' TEMPLATE template0"
             )
 
     @contextmanager
@@ -279,6 +288,7 @@ def announce(connection: Executor, schema: str, by: str = "") -> None:
 
 
 _VERSION = text("SELECT CAST(current_setting('server_version_num') AS INTEGER)")
+_ENCODING = text("SELECT current_setting('server_encoding')")
 _TRANSACTION_NUMBER = text("SELECT CAST(pg_current_xact_id_if_assigned() AS TEXT)")
 _STATUS = text("SELECT pg_xact_status(CAST(CAST(:number AS TEXT) AS xid8))")
 _END_TRANSACTION = text(
@@ -329,9 +339,9 @@ def _connector(location: PostgresLocation) -> Callable[[], psycopg.Connection]:
             f"database: {location.for_people} is not understood{_without_secrets(str(error), location)}; "
             f"{ESCAPES}"
         ) from None
-    conninfo = make_conninfo(
-        location.uri, **{name: value for name, value in _UNLESS_TOLD.items() if name not in told}
-    )
+    unless_told = {name: value for name, value in _UNLESS_TOLD.items() if name not in told}
+    # Else the environment, or a role's or database's own setting, could name one that lacks characters.
+    conninfo = make_conninfo(location.uri, **unless_told, client_encoding=ENCODING)
 
     def connect() -> psycopg.Connection:
         driver = psycopg.connect(conninfo)
