@@ -16,7 +16,7 @@ from conductor_protocol.operations import MAX_PAYLOAD, Answer, Invoked, InvokeMa
 from conductor_supervisor.clock import clock_from_environment
 from conductor_supervisor.errors import StoreAway, StoreError
 from conductor_supervisor.runtime import RUNTIME_VARIABLE, find_runtime_folder, poke
-from conductor_supervisor.store.database import Database, is_transient, reason
+from conductor_supervisor.store.database import Database, is_transient
 from conductor_supervisor.store.dialect import Executor
 from conductor_supervisor.store.location import Location, PostgresLocation, locate
 from conductor_supervisor.store.perform import invoke, is_write, perform
@@ -64,7 +64,7 @@ class Door:
         except SQLAlchemyError as error:
             doubt = "; whether it was written is not known" if _may_be_written(operation, error) else ""
             kind = StoreAway if is_transient(error) else StoreError
-            raise kind(f"{database.url_for_people} cannot be used: {reason(error)}{doubt}") from error
+            raise kind(f"{database.unusable(error)}{doubt}") from error
         database.check_in_place()
         poke(self._folder)
         return answer

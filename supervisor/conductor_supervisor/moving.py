@@ -81,8 +81,7 @@ def move(source: str, target: str, settings: Settings, clock: Clock, progress: P
         Database.look(source).close()
         here = stack.enter_context(closing(Database.open(source)))
         there = stack.enter_context(closing(Database.open(target)))
-        with _worded(there):
-            there.migrate()
+        there.migrate()
         leftovers.end_those_of_the_last_supervisor(folder)
         left = aftermath.read(folder, former)
         with _worded(here), here.writing() as reading:
@@ -188,4 +187,4 @@ def _worded(database: Database) -> Iterator[None]:
     try:
         yield
     except SQLAlchemyError as error:
-        raise StoreError(f"{database.url_for_people} cannot be used: {reason(error)}") from error
+        raise StoreError(database.unusable(error)) from error

@@ -20,7 +20,7 @@ from conductor_supervisor.processes import leftovers
 from conductor_supervisor.roster import Task
 from conductor_supervisor.store import attempts, changes, executions, leases, schedules, tasks
 from conductor_supervisor.store.attempts import Recovered
-from conductor_supervisor.store.database import Database, reason
+from conductor_supervisor.store.database import Database
 from conductor_supervisor.store.dialect import ALL_TASKS, lock_tasks
 from conductor_supervisor.store.leases import Member
 from conductor_supervisor.store.schedules import Firing
@@ -51,7 +51,7 @@ def prepare(
         database.migrate()
         found = begin(database, known, zone, clock, left, me, lease)
     except SQLAlchemyError as error:
-        raise StoreError(f"{database.url_for_people} cannot be used: {reason(error)}") from error
+        raise StoreError(database.unusable(error)) from error
     aftermath.sweep(folder)
     return found
 

@@ -87,6 +87,12 @@ def test_migrate_says_whether_there_was_need(workplace: Workplace) -> None:
     assert "had the newest schema already" in workplace.run("migrate").stdout
 
 
+def test_a_device_cannot_be_migrated(workplace: Workplace) -> None:
+    """The database says why, in one line."""
+    said = workplace.error("migrate", "--database", "sqlite:////dev/full", status=1)
+    assert said.startswith("Error: sqlite:////dev/full cannot be used: ")
+
+
 def test_an_interrupt_ends_with_status_130(workplace: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C is no error, and says nothing."""
 

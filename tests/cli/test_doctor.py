@@ -9,6 +9,7 @@ import pytest
 from workplace import PretendSupervisor, Workplace, status
 
 from conductor_protocol.manifest import TaskSpec
+from testbed.postgresql import PostgresServer
 
 
 def findings(workplace: Workplace, exit_status: int = 0) -> dict[str, tuple[str, str, str]]:
@@ -46,6 +47,26 @@ def test_a_database_that_cannot_be_used_is_a_problem(workplace: Workplace) -> No
     assert found["database"][0] == "problem"
     assert "not a database" in found["database"][1]
     assert found["runtime folder"][0] == "ok"
+
+
+def test_a_role_that_may_make_no_tables_is_a_problem(
+    workplace: Workplace, postgres: PostgresServer, postgres_url: str
+) -> None:
+    """No start and no invocation of its own would make them."""
+    postgres.execute("CREATE ROLE weak LOGIN")
+    url = postgres_url.replace("postgres@", "weak@")
+    Path("conductor.toml").write_text(f'database = "{url}?schema=jobs"\n')
+    health, found, advice = findings(workplace, exit_status=1)["database"]
+    assert (health, found.partition(" in ")[0]) == (
+        "problem",
+        "the role weak may not make or change Conductor's tables",
+    )
+    assert advice.startswith("let a role that has CREATE on the database run: conductor-supervisor migrate")
+    Path("conductor.toml").write_text(f'database = "{url}"\n')
+    health, found, advice = findings(workplace, exit_status=1)["database"]
+    assert found.endswith("permission denied for schema conductor")
+    assert "GRANT USAGE ON SCHEMA conductor TO weak" in advice
+    postgres.execute("DROP ROLE weak")
 
 
 def test_a_folder_that_is_missing_is_a_problem(workplace: Workplace) -> None:

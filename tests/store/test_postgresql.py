@@ -7,6 +7,7 @@ import re
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,8 @@ def test_a_password_is_shown_to_nobody() -> None:
     [
         ("postgresql://h/d?schema=My Jobs", "expected at most 50 small letters"),
         ("postgresql://h/d?schema=", "expected at most 50 small letters"),
+        ("postgresql://h/d?schema=pg_jobs", "'pg_jobs' is one of PostgreSQL's own"),
+        ("postgresql://h/d?schema=information_schema", "is one of PostgreSQL's own"),
         ("postgresql+asyncpg://h/d", 'write "postgresql://" instead'),
         ("postgresql://me:secret@[::1/d", "this is no URL"),
         ("postgresql://h/d?client_encoding=latin1", "use UTF8 alone, got 'latin1'; leave it out"),
@@ -231,7 +234,7 @@ def role(postgres: PostgresServer, database_url: str) -> Iterator[str]:
     postgres.execute("CREATE ROLE worker LOGIN")
     yield "worker"
     name = database_url.rpartition("/")[2]
-    postgres.execute("DROP OWNED BY worker", name)
+    postgres.execute("DROP OWNED BY worker CASCADE", name)
     postgres.execute("DROP ROLE worker")
 
 
@@ -269,6 +272,44 @@ def test_a_role_that_lacks_a_right_is_told_which(
     with pytest.raises(StoreError, match=r"the role worker lacks rights on .* GRANT SELECT, INSERT"):
         database.check_writable()
     database.close()
+
+
+def test_a_role_that_may_make_nothing_is_told_who_has_to(
+    postgres: PostgresServer, database_url: str, role: str
+) -> None:
+    """In one sentence: from a client, too, which makes what is missing at its first call."""
+    url = database_url.replace("postgres@", f"{role}@") + "?schema=jobs"
+    database, door = Database.open(url), Door(url)
+    said = (
+        r"permission denied for database \w+; let a role that has CREATE on the database run: "
+        "conductor-supervisor migrate; .* GRANT USAGE ON SCHEMA jobs TO worker"
+    )
+    for attempt in (database.migrate, lambda: door.perform(InvokeMany([NewExecution(task="t")]))):
+        with pytest.raises(StoreError, match=said):
+            attempt()
+    with pytest.raises(StoreError, match=r"the role worker may not make .* GRANT USAGE ON SCHEMA jobs"):
+        database.check_may_migrate()
+    name = database_url.rpartition("/")[2]
+    postgres.execute("CREATE SCHEMA jobs AUTHORIZATION worker", name)
+    database.check_may_migrate()
+    assert database.migrate()
+    database.check_may_migrate()
+    postgres.execute("ALTER TABLE jobs.conductor_tasks OWNER TO postgres", name)
+    with pytest.raises(StoreError, match="may not make or change"):
+        database.check_may_migrate()
+    door.close()
+    database.close()
+
+
+def test_a_role_that_may_not_look_is_told_so_in_one_line(database_url: str, role: str) -> None:
+    """And not where in a statement the server stumbled."""
+    url = database_url.replace("postgres@", f"{role}@")
+    said = "permission denied for schema conductor; let a role .* GRANT USAGE ON SCHEMA conductor TO worker"
+    with closing(Database.open(url)) as database, pytest.raises(StoreError, match=said) as caught:
+        database.migrate()
+    assert "LINE" not in str(caught.value)
+    with pytest.raises(StoreError, match=said):
+        Database.look(url)
 
 
 # Commits

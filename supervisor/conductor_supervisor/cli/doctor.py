@@ -8,6 +8,7 @@ import sqlite3
 import sys
 import zoneinfo
 from collections.abc import Callable
+from contextlib import closing
 from typing import Literal, TypeAlias
 
 import click
@@ -147,6 +148,7 @@ def _database(name: str, site: Site) -> Finding:
     where = site.database_for_people
     try:
         if not site.has_database():
+            _check_may_migrate(site)
             return Finding(name, "warning", "there is none yet", "the first start or invocation makes it")
     except ForeignDatabase:
         return Finding(
@@ -156,11 +158,22 @@ def _database(name: str, site: Site) -> Finding:
             "the first start or invocation makes them; if that is not meant, name another with --database",
         )
     except OutdatedDatabase:
+        _check_may_migrate(site)
         return Finding(
             name, "warning", f"{where} has the tables of an older version", "the next start updates them"
         )
     site.database.check_writable()
     return Finding(name, "ok", f"{where} can be written, and has the newest schema")
+
+
+def _check_may_migrate(site: Site) -> None:
+    """:raises StoreError: if a start would not have the right to make or update the tables."""
+    from conductor_supervisor.store.database import Database
+    from conductor_supervisor.store.location import PostgresLocation, locate
+
+    if isinstance(locate(site.url), PostgresLocation):  # SQLite would make a file, and has no rights
+        with closing(Database.open(site.url)) as database:
+            database.check_may_migrate()
 
 
 def _clients(name: str, site: Site) -> Finding:

@@ -177,7 +177,7 @@ class Site:
 
         :raises StoreError: if there is none yet, it cannot be used, or it has no tables of Conductor's.
         """
-        with self._worded(), self.database.reading() as connection:
+        with self._worded(self.database), self.database.reading() as connection:
             yield connection
 
     @contextmanager
@@ -185,21 +185,20 @@ class Site:
         """A transaction that may write; the supervisor hears of it at once. Missing tables are made."""
         from conductor_supervisor.runtime import poke
 
-        with self._worded(), self._writable.writing() as connection:
+        with self._worded(self._writable), self._writable.writing() as connection:
             yield connection
             self._writable.announce(connection)
         poke(self.folder)
 
+    @staticmethod
     @contextmanager
-    def _worded(self) -> Iterator[None]:
+    def _worded(database: Database) -> Iterator[None]:
         from sqlalchemy.exc import SQLAlchemyError
-
-        from conductor_supervisor.store.database import reason
 
         try:
             yield
         except SQLAlchemyError as error:
-            raise StoreError(f"{self.database_for_people} cannot be used: {reason(error)}") from error
+            raise StoreError(database.unusable(error)) from error
 
     def find_id(self, text: str) -> str:
         """Return the id of the execution that is meant: named whole, or by its end.

@@ -6,6 +6,7 @@ driver is imported before a database of its kind is opened.
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,7 +17,13 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 from sqlalchemy import Connection, Engine, Table, insert, inspect, select
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from conductor_supervisor.errors import ForeignDatabase, NoDatabase, OutdatedDatabase, StoreError
+from conductor_supervisor.errors import (
+    ForeignDatabase,
+    NoDatabase,
+    OutdatedDatabase,
+    StoreAway,
+    StoreError,
+)
 from conductor_supervisor.store import schema
 from conductor_supervisor.store.location import Location, SqliteLocation, locate
 
@@ -164,6 +171,14 @@ class Database(ABC):
         :raises StoreError: if what is open cannot be found under its name any more.
         """
 
+    def unusable(self, error: SQLAlchemyError) -> str:
+        """Return what to tell of a failed transaction: what the database said, and what to do about it."""
+        return f"{self.url_for_people} cannot be used: {reason(error)}{self._advice(error)}"
+
+    def _advice(self, error: SQLAlchemyError) -> str:  # noqa: ARG002
+        """Return the end of a sentence that says what to do."""
+        return ""
+
     @abstractmethod
     def advice_if_damaged(self) -> str:
         """Return what an operator can do about a damaged database."""
@@ -180,8 +195,22 @@ class Database(ABC):
     def migrate(self) -> bool:
         """Bring the schema up to date. Any number of processes may do so at once. True if there was need.
 
-        :raises StoreError: if the schema is newer than this code.
+        :raises StoreAway: if the database cannot be used just now.
+        :raises StoreError: if the schema is newer than this code, or we may not change it.
         """
+        try:
+            return self._migrate()
+        except SQLAlchemyError as error:
+            kind = StoreAway if is_transient(error) else StoreError
+            raise kind(self.unusable(error)) from error
+
+    def check_may_migrate(self) -> None:  # noqa: B027 - only a server knows rights
+        """Make sure that we have the right to bring the schema up to date; nothing is changed.
+
+        :raises StoreError: if we have not.
+        """
+
+    def _migrate(self) -> bool:
         with self.reading() as connection:
             if self._revision(connection) == schema.HEAD:
                 return False
@@ -273,7 +302,7 @@ def closed_if_unusable(database: Database) -> Iterator[None]:
         yield
     except SQLAlchemyError as error:
         database.close()
-        raise StoreError(f"{database.url_for_people} cannot be used: {reason(error)}") from error
+        raise StoreError(database.unusable(error)) from error
     except StoreError:
         database.close()
         raise
@@ -319,7 +348,11 @@ def is_damaged(error: Exception) -> bool:
 
 def reason(error: SQLAlchemyError) -> str:
     """Return what the database said, in its own words and without the statement."""
-    return str(error.orig).strip() if isinstance(error, DBAPIError) else str(error)
+    return _STATEMENT.sub("", str(error.orig)).strip() if isinstance(error, DBAPIError) else str(error)
+
+
+_STATEMENT = re.compile(r"\nLINE \d+: .*\n *\^")
+"""Where PostgreSQL points at the place in a statement that it means."""
 
 
 def _told_by_driver(error: Exception) -> BaseException:

@@ -25,6 +25,7 @@ _SCHEMA = "schema"
 """The one parameter of a PostgreSQL URL that is ours; all others are libpq's."""
 
 _UTF8 = re.compile("utf-?8", re.IGNORECASE)
+_RESERVED = re.compile("pg_.*|information_schema")
 _SCHEMA_NAME = re.compile(r"[a-z_][a-z0-9_]{0,49}")
 ESCAPES = "in names and passwords write the characters : / ? # [ ] @ % as %3A %2F %3F %23 %5B %5D %40 %25"
 """What to write where libpq's URIs use a character for something else."""
@@ -163,6 +164,8 @@ def _postgres(rest: str) -> PostgresLocation:
             f"database: schema: expected at most 50 small letters, digits and '_', got {schema!r}; "
             f'write "?schema={DEFAULT_SCHEMA}" or leave it out'
         )
+    if _RESERVED.fullmatch(schema):
+        raise UsageError(f"database: schema: {schema!r} is one of PostgreSQL's own; name another")
     libpqs = tuple(each for each in uri.parameters if name_of(each) != _SCHEMA)
     return PostgresLocation(str(structs.replace(uri, parameters=libpqs)), schema)
 

@@ -13,7 +13,7 @@ from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
 from sqlalchemy import Connection, Engine, RootTransaction, Table, create_engine, text
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.schema import CreateSchema
 
 from conductor_supervisor.errors import NoDatabase, StoreError
@@ -66,6 +66,7 @@ _TRANSIENT = frozenset(
 )
 _DAMAGED_CLASS = "XX"
 _CONFLICT_CLASS = "40"
+_NOT_ALLOWED = "42501"
 _UNHEARD_OF = "22023"
 """The server has not got to this transaction's number: until lately it was a replica, and lagged behind."""
 
@@ -84,6 +85,7 @@ class PostgresDatabase(Database):
     ) -> None:
         super().__init__(location, engine)
         self._schema = location.schema
+        self._role = ""
         self._connect = connect
         self._readers = engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
         self._writer: Connection | None = None
@@ -105,6 +107,7 @@ class PostgresDatabase(Database):
         with self._engine.connect() as connection:
             version: int = connection.scalar(_VERSION) // 10_000
             encoding: str = connection.scalar(_ENCODING)
+            self._role = connection.scalar(_ROLE)
         if version < OLDEST_POSTGRESQL:
             raise StoreError(
                 f"{self.url_for_people} is PostgreSQL {version}; Conductor needs {OLDEST_POSTGRESQL} or later"
@@ -225,16 +228,40 @@ class PostgresDatabase(Database):
                 lacking = connection.execute(_LACKING, {"schema": self._schema}).all()
                 standby = connection.scalar(text("SELECT pg_is_in_recovery()"))
         except DBAPIError as error:
-            raise StoreError(f"{self.url_for_people} cannot be used: {reason(error)}") from error
+            raise StoreError(self.unusable(error)) from error
         if standby:
             raise StoreError(f"{self.url_for_people} is a standby, which cannot be written; name the primary")
         if lacking:
             role, table = lacking[0]
             raise StoreError(
                 f"{self.url_for_people} cannot be written: the role {role} lacks rights on "
-                f"{self._schema}.{table}; grant them: GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN "
-                f"SCHEMA {self._schema} TO {role}"
+                f"{self._schema}.{table}; grant them: {self._grants()}"
             )
+
+    def check_may_migrate(self) -> None:
+        """:raises StoreError: if our role may not make or change the schema and its tables."""
+        with closed_if_unusable(self), self.reading() as connection:
+            if not connection.scalar(_MAY_MIGRATE, {"schema": self._schema}):
+                raise StoreError(
+                    f"the role {self._role} may not make or change Conductor's tables in "
+                    f"{self.url_for_people}; {self._rights()}"
+                )
+
+    def _advice(self, error: SQLAlchemyError) -> str:
+        lacks_rights = isinstance(error, DBAPIError) and _sqlstate(error.orig) == _NOT_ALLOWED
+        return f"; {self._rights()}" if lacks_rights else ""
+
+    def _rights(self) -> str:
+        return (
+            "let a role that has CREATE on the database run: conductor-supervisor migrate; then let it grant "
+            f"to this one: {self._grants()}"
+        )
+
+    def _grants(self) -> str:
+        return (
+            f"GRANT USAGE ON SCHEMA {self._schema} TO {self._role}; GRANT SELECT, INSERT, UPDATE, DELETE ON "
+            f"ALL TABLES IN SCHEMA {self._schema} TO {self._role}"
+        )
 
     def close(self) -> None:
         """Close every connection."""
@@ -289,6 +316,21 @@ def announce(connection: Executor, schema: str, by: str = "") -> None:
 
 _VERSION = text("SELECT CAST(current_setting('server_version_num') AS INTEGER)")
 _ENCODING = text("SELECT current_setting('server_encoding')")
+_ROLE = text("SELECT quote_ident(current_user)")
+_MAY_MIGRATE = text(
+    """
+    SELECT CASE
+        WHEN wanted.oid IS NULL THEN has_database_privilege(current_database(), 'CREATE')
+        ELSE has_schema_privilege(wanted.oid, 'USAGE') AND has_schema_privilege(wanted.oid, 'CREATE')
+            AND NOT EXISTS (
+                SELECT 1 FROM pg_class
+                WHERE relnamespace = wanted.oid AND relname LIKE 'conductor%'
+                    AND NOT pg_has_role(relowner, 'USAGE')
+            )
+    END
+    FROM (SELECT) AS one LEFT JOIN pg_namespace AS wanted ON wanted.nspname = :schema
+    """
+)
 _TRANSACTION_NUMBER = text("SELECT CAST(pg_current_xact_id_if_assigned() AS TEXT)")
 _STATUS = text("SELECT pg_xact_status(CAST(CAST(:number AS TEXT) AS xid8))")
 _END_TRANSACTION = text(
