@@ -13,6 +13,7 @@ and between these, in ``STATUS``, one line for people.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import socket
@@ -27,6 +28,9 @@ WATCHDOG_PID = "WATCHDOG_PID"
 
 MICROSECONDS = 1_000_000
 NEVER = float("inf")
+
+LONGEST = 1000
+"""Bytes of what is said at once: a datagram that is too long would be refused, and nobody reads more."""
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +93,7 @@ class ServiceManager:
             self._say("STOPPING=1")
 
     def status(self, sentence: str) -> None:
-        """Say what we do; of several lines, the first."""
+        """Say what we do; of several lines, the first, and of a long one, the beginning."""
         first_line, _, _ = sentence.partition("\n")
         self._say(f"STATUS={first_line}")
 
@@ -117,7 +121,7 @@ class ServiceManager:
 
     def _say(self, text: str) -> None:
         if self._socket is not None:
-            self._unsent.append(text.encode())
+            self._unsent.append(_beginning(text))
             self._send()
 
     def _send(self) -> None:
@@ -128,10 +132,18 @@ class ServiceManager:
             except BlockingIOError:
                 return
             except OSError as error:
+                if error.errno == errno.EMSGSIZE:  # the manager is there: what comes next may be short enough
+                    self._unsent.popleft()
+                    continue
                 log.warning("the service manager at %s is not told any more: %s", self._address, error)
                 self.close()
                 return
             self._unsent.popleft()
+
+
+def _beginning(text: str) -> bytes:
+    """Return as much as may be said at once, in whole characters; what is no character becomes a "?"."""
+    return text.encode(errors="replace")[:LONGEST].decode(errors="ignore").encode()
 
 
 def _for_the_kernel(address: str) -> bytes:

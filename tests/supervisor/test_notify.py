@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from conductor_supervisor.notify import ServiceManager
+from conductor_supervisor import notify
+from conductor_supervisor.notify import LONGEST, ServiceManager
 from fake_manager import FakeManager
 
 
@@ -50,6 +51,31 @@ def test_a_status_is_one_line(listening: FakeManager) -> None:
     manager = ServiceManager(listening.address)
     manager.status("the app is broken\nREADY=1")
     assert listening.heard() == [{"STATUS": "the app is broken"}]
+    manager.close()
+
+
+def test_of_a_long_status_the_beginning_is_said(listening: FakeManager) -> None:
+    """Of a reload that failed with a long message: the signs of life go on behind it."""
+    manager = ServiceManager(listening.address, watchdog=10)
+    manager.status("\udcff" + "\u20ac" * 100_000)
+    manager.turn(100.0)
+    (said,) = listening.statuses()
+    assert said == "?" + "\u20ac" * ((LONGEST - len("STATUS=?")) // 3)
+    assert listening.beats() == 1
+    manager.close()
+
+
+def test_what_the_kernel_does_not_take_is_not_said(
+    listening: FakeManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That alone: what comes behind it is."""
+    monkeypatch.setattr(notify, "LONGEST", 100_000_000)
+    manager = ServiceManager(listening.address, watchdog=10)
+    manager.status("x" * 50_000_000)
+    manager.status("running")
+    manager.turn(100.0)
+    assert listening.statuses() == ["running"]
+    assert listening.beats() == 1
     manager.close()
 
 
