@@ -1,7 +1,8 @@
 """What commands may ask of a running supervisor, over its control socket in the runtime folder.
 
-Only the folder's owner can reach the socket. What concerns the store (cancel, retry, pause, invoke) does not
-pass through here: it is written to the database and works without a supervisor too.
+Only the folder's owner can reach the socket, and nobody asks in a folder of somebody else's. What concerns
+the store (cancel, retry, pause, invoke) does not pass through here: it is written to the database and works
+without a supervisor too.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from conductor_protocol.errors import ProtocolError
 from conductor_protocol.manifest import Isolation
 from conductor_protocol.units import Instant, in_words
 from conductor_supervisor.errors import NotAnswering, NotRunning
-from conductor_supervisor.runtime import LOCK, holder_of
+from conductor_supervisor.runtime import LOCK, check_private, holder_of
 
 SOCKET = "control"
 """Name of the socket in the runtime folder."""
@@ -162,8 +163,10 @@ def ask(folder: Path, request: Request, timeout: float | None = None) -> Reply:
 
     :param timeout: seconds; None: :data:`ANSWER_TIME`.
     :raises NotRunning: if nobody listens there.
-    :raises NotAnswering: if somebody does, and does not answer in time.
+    :raises NotAnswering: if somebody does, and does not answer in time, or not in words that we know.
+    :raises SupervisorError: if the folder is not ours alone.
     """
+    check_private(folder)
     if not _listens(folder / SOCKET):
         raise NotRunning("no supervisor is running here; start one: conductor-supervisor start")
     import zmq
@@ -175,7 +178,19 @@ def ask(folder: Path, request: Request, timeout: float | None = None) -> Reply:
         asker.send(msgspec.json.encode(request))
         if not asker.poll(round(patience * 1000)):
             raise _not_answering(folder, patience)
-        return _reply.decode(asker.recv())
+        return _read_reply(asker.recv(), folder)
+
+
+def _read_reply(frame: bytes, folder: Path) -> Reply:
+    try:
+        return _reply.decode(frame)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        holder = holder_of(folder / LOCK)
+        raise NotAnswering(
+            holder.pid if holder is not None else None,
+            f"what listens in {folder} has given an answer that is not understood: {error}; if it is a "
+            "supervisor of another version, use the same version for both",
+        ) from error
 
 
 def _listens(path: Path) -> bool:

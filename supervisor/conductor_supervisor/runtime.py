@@ -93,15 +93,31 @@ def _short_enough(folder: Path) -> bool:
 def _make_private(folder: Path) -> None:
     try:
         folder.mkdir(mode=_PRIVATE, parents=True, exist_ok=True)
-        found = folder.lstat()
     except OSError as error:
         raise SupervisorError(f"the runtime folder {folder} cannot be made: {error.strerror}") from error
+    check_private(folder)
+
+
+def check_private(folder: Path) -> None:
+    """Make sure that whoever listens in a runtime folder is ourselves. One that is missing is nobody's.
+
+    Root is no exception: it can take the owner's part, and should, for a SQLite file as well.
+
+    :raises SupervisorError: if somebody else owns the folder, or others may look inside.
+    """
+    try:
+        found = folder.lstat()
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise SupervisorError(f"the runtime folder {folder} cannot be reached: {error.strerror}") from error
     if not stat.S_ISDIR(found.st_mode):
         raise SupervisorError(f"the runtime folder {folder} must be a folder; remove what is there")
     if found.st_uid != os.getuid():
         raise SupervisorError(
             f"the runtime folder {folder} belongs to user {found.st_uid}, not to you ({os.getuid()}); "
-            f"name another one with --runtime or {RUNTIME_VARIABLE}"
+            f"name another one with --runtime or {RUNTIME_VARIABLE}, or, if that user's supervisor is meant, "
+            f"write: sudo -u '#{found.st_uid}' conductor-supervisor ..."
         )
     if mode := stat.S_IMODE(found.st_mode) & _OF_OTHERS:
         raise SupervisorError(

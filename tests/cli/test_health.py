@@ -98,6 +98,20 @@ def test_one_that_was_stopped_is_told_from_one_that_is_busy(workplace: Workplace
     assert error.endswith(f"something has stopped it with SIGSTOP; let it go on: kill -CONT {silent}")
 
 
+@pytest.mark.parametrize(
+    "frame",
+    [b"garbage", b'{"type":"Status","pid":1}', b'{"type":"Newer"}', b"[" * 100_000, b'{"type":"\xff"}'],
+    ids=["garbage", "half", "newer", "deep", "bytes"],
+)
+def test_an_answer_that_is_not_understood_is_told(frame: bytes, workplace: Workplace) -> None:
+    """As of a supervisor of another version, once an upgrade has begun."""
+    with PretendSupervisor(workplace.runtime, lambda _: frame):
+        for command in ("health", "stop", "reload"):
+            said = workplace.run(command, status=1).output
+            assert "an answer that is not understood" in said
+            assert "use the same version for both" in said
+
+
 def test_a_lock_that_tells_nobody_is_no_traceback(workplace: Workplace, silent: int) -> None:
     """Such as one that is being written just now."""
     (workplace.runtime / "lock").write_text("")

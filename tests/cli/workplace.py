@@ -112,7 +112,7 @@ class Workplace:
             assert attempts.end(connection, [ending]) == []
 
 
-Answer = Callable[[control.Request], control.Reply]
+Answer = Callable[[control.Request], control.Reply | bytes]
 
 
 class PretendSupervisor:
@@ -146,7 +146,9 @@ class PretendSupervisor:
                     return
                 request = control.read_request(frame)
                 self.asked.append(request)
-                self._socket.send_multipart([peer, msgspec.json.encode(self._answer(request))])
+                answer = self._answer(request)
+                frame = answer if isinstance(answer, bytes) else msgspec.json.encode(answer)
+                self._socket.send_multipart([peer, frame])
 
 
 @contextmanager

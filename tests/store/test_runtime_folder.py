@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from conductor_protocol.errors import UsageError
-from conductor_supervisor.errors import AlreadyRunning, SupervisorError
+from conductor_supervisor import control
+from conductor_supervisor.errors import AlreadyRunning, NotRunning, SupervisorError
 from conductor_supervisor.runtime import (
     LONGEST_SOCKET_NAME,
     Lock,
@@ -83,6 +84,25 @@ def test_a_folder_of_somebody_else_is_refused(tmp_path_factory: pytest.TempPathF
     os.chown(folder, 12345, -1)
     with pytest.raises(SupervisorError, match="belongs to user 12345"):
         runtime_folder("sqlite:///a.db", str(folder))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
+def test_nobody_asks_in_a_folder_of_somebody_else(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Its owner would answer. Root is told how to take the owner's part."""
+    folder = tmp_path_factory.mktemp("a")
+    os.chown(folder, 12345, -1)
+    with pytest.raises(SupervisorError, match=r"belongs to user 12345.* sudo -u '#12345'"):
+        control.ask(folder, control.AskHealth())
+
+
+def test_nobody_asks_in_a_folder_that_others_may_enter(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Any of them could have put a socket there."""
+    folder = tmp_path_factory.mktemp("b")
+    folder.chmod(0o777)
+    with pytest.raises(SupervisorError, match=f"chmod 700 {folder}"):
+        control.ask(folder, control.AskHealth())
+    with pytest.raises(NotRunning):
+        control.ask(folder / "none", control.AskHealth())
 
 
 def test_a_link_is_refused(tmp_path_factory: pytest.TempPathFactory) -> None:

@@ -23,7 +23,6 @@ from conductor_supervisor.errors import (
     AppError,
     ForeignDatabase,
     NoDatabase,
-    NotAnswering,
     NotRunning,
     OutdatedDatabase,
     StoreError,
@@ -273,6 +272,7 @@ class Site:
         :param timeout: seconds; None: as long as it usually has.
         :raises NotRunning: if there is none.
         :raises NotAnswering: if there is one, and it does not answer in time.
+        :raises SupervisorError: if the runtime folder is not ours alone.
         """
         return control.ask(self.folder, request, timeout)
 
@@ -282,7 +282,7 @@ class Site:
             self.ask(control.AskHealth())
         except NotRunning:
             return "no supervisor is running here; the execution waits for one"
-        except NotAnswering as error:
+        except SupervisorError as error:
             return str(error)
         return None
 
