@@ -10,6 +10,9 @@ from conductor_protocol.errors import UsageError
 from conductor_protocol.manifest import KeyLimitSpec, RateSpec
 from conductor_protocol.units import in_words, seconds
 
+MOST = 2**31 - 1
+"""What is counted at most: a number that every column and every message holds."""
+
 LONGEST_KEY = 500
 """Characters of a concurrency key."""
 
@@ -23,7 +26,7 @@ SHORTEST_PERIOD = 1.0
 LONGEST_PERIOD = 366 * 86400.0
 
 _PERIODS = {"second": 1.0, "minute": 60.0, "hour": 3600.0, "day": 86400.0}
-_RATE = re.compile(r"\s*(\d+)\s*/\s*(\S.*?)\s*")
+_RATE = re.compile(r"\s*(\d{1,20})\s*/\s*(\S.*?)\s*")
 _FIELD = r"[^.\s][^.]*"
 _PATH = re.compile(rf"{_FIELD}(\.{_FIELD})*")
 
@@ -41,7 +44,7 @@ def rate_spec(text: object, what: str = "rate") -> RateSpec:
     if found is None:
         raise UsageError(
             f'{what}: expected a number of starts in a period, such as "100/minute", "5/second", "1000/day" '
-            f'or "10/30s", got {text!r}'
+            f'or "10/30s", got {_shown(text)}'
         )
     count, period = int(found[1]), _PERIODS.get(found[2].lower())
     if period is None:
@@ -70,10 +73,10 @@ def check_path(path: object, what: str = "key") -> str:
 
     :raises UsageError: if it is none.
     """
-    if not isinstance(path, str) or len(path) > LONGEST_KEY or not _PATH.fullmatch(path):
+    if not isinstance(path, str) or not is_key(path) or not _PATH.fullmatch(path):
         raise UsageError(
             f'{what}: expected the name of a field of the payload, such as "tenant", or a path to one inside '
-            f'it, such as "order.tenant", got {path!r}'
+            f'it, such as "order.tenant", got {_shown(path)}'
         )
     return path
 
@@ -110,7 +113,12 @@ def key_in(payload: bytes, path: str) -> str:
 
 def is_key(value: str) -> bool:
     """Tell whether every database can store this text, and find it in an index."""
-    if len(value) > LONGEST_KEY or "\0" in value:
+    return len(value) <= LONGEST_KEY and is_storable(value)
+
+
+def is_storable(value: str) -> bool:
+    """Tell whether every database can store this: zeros are not taken, nor half a surrogate pair."""
+    if "\0" in value:
         return False
     try:
         value.encode()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, TypeAlias, get_args
 
 from conductor_protocol.errors import UsageError
+from conductor_protocol.limits import is_storable
 from conductor_protocol.operations import ExecutionView, State
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ def execution_id(given: object, what: str) -> str:
     """
     from conductor.client import Handle
 
-    if isinstance(given, str):
+    if isinstance(given, str) and is_storable(given):
         return given
     if isinstance(given, Handle | ExecutionView):
         return given.id
@@ -43,7 +44,7 @@ def task_name(given: object, what: str) -> str:
     """
     from conductor.tasks import Task
 
-    if isinstance(given, str):
+    if isinstance(given, str) and is_storable(given):
         return given
     if isinstance(given, Task):
         return given.name

@@ -12,7 +12,7 @@ import msgspec
 
 from conductor import values
 from conductor_protocol.errors import UsageError
-from conductor_protocol.limits import check_path
+from conductor_protocol.limits import MOST, check_path
 from conductor_protocol.manifest import (
     CatchUp,
     ChangeOperation,
@@ -208,8 +208,8 @@ class Limit:
     """
 
     def __init__(self, most: int, key: str | None = None) -> None:
-        if not isinstance(most, int) or isinstance(most, bool) or most < 1:
-            raise UsageError(f"Limit: expected a whole number of 1 or more, got {most!r}")
+        if not isinstance(most, int) or isinstance(most, bool) or not 1 <= most <= MOST:
+            raise UsageError(f"Limit: expected a whole number from 1 to {MOST:,}, got {most!r}")
         self.most = most
         self.key = None if key is None else check_path(key, "Limit key")
 

@@ -7,13 +7,14 @@ reader raises UsageError for what it cannot take.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Literal, TypeAlias, get_args
 
 import msgspec
 
 from conductor_protocol.errors import UsageError
-from conductor_protocol.limits import check_path, rate_spec
+from conductor_protocol.limits import MOST, check_path, is_storable, rate_spec
 from conductor_protocol.manifest import TASK_NAME, Day, WindowSpec
 from conductor_protocol.units import seconds, size_in_bytes, size_in_words
 from conductor_supervisor.rules.windows import Windows
@@ -26,6 +27,9 @@ LogLevel: TypeAlias = Literal["debug", "info", "warning", "error"]
 LARGEST_PAYLOAD = 8 * 1024 * 1024
 """Bytes. Payloads and results travel whole, and must fit well into a frame of the wire."""
 
+
+MOST_RUNNERS = 10_000
+"""Processes of one supervisor: more would be a slip of the finger, and the end of the machine."""
 
 SHORTEST_LEASE = 3.0
 """Seconds. A tenth of it lies between renewals, and a fifteenth between our killing and the runners' own."""
@@ -45,31 +49,60 @@ def suggestion(name: str, known: Iterable[str]) -> str:
 
 def text(value: object, what: str) -> str:
     """Read text that is not empty."""
-    if isinstance(value, str) and value:
+    if isinstance(value, str) and value and is_storable(value):
         return value
     raise UsageError(f"{what}: expected text, got {value!r}")
+
+
+def path(value: object, what: str) -> str:
+    """Read the path of a file or folder, which need not be UTF-8."""
+    if isinstance(value, str) and value and "\0" not in value:
+        return value
+    raise UsageError(f"{what}: expected a path, got {value!r}")
+
+
+def url(value: object, what: str) -> str:
+    """Read a URL; it is looked at where it is used. It is not shown, for it may hold a password."""
+    if isinstance(value, str) and value:
+        return value
+    raise UsageError(f'{what}: expected a URL such as "sqlite:///conductor.db", got a {type(value).__name__}')
 
 
 def count(value: object, what: str) -> int:
     """Read a whole number of 1 or more."""
     if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
-        return value
+        if value <= MOST:
+            return value
+        raise UsageError(f"{what}: expected at most {MOST:,}, got {value!r}")
     hint = "; write it without quotes" if isinstance(value, str) and value.strip().isdecimal() else ""
     raise UsageError(f"{what}: expected a whole number of 1 or more, got {value!r}{hint}")
 
 
-def count_from_zero(value: object, what: str) -> int:
-    """Read a whole number; zero is one."""
-    return 0 if value == 0 and isinstance(value, int) and not isinstance(value, bool) else count(value, what)
+def runners(value: object, what: str) -> int:
+    """Read how many runners there shall be: each is a process."""
+    number = count(value, what)
+    if number > MOST_RUNNERS:
+        raise UsageError(f"{what}: expected at most {MOST_RUNNERS:,}, each is a process; got {value!r}")
+    return number
+
+
+def runners_or_none(value: object, what: str) -> int:
+    """Read how many runners there shall be; zero is a number."""
+    return (
+        0 if value == 0 and isinstance(value, int) and not isinstance(value, bool) else runners(value, what)
+    )
 
 
 def from_text(read: Reader) -> Reader:
     """Return a reader of the same values where all is text: in variables and options of the command."""
-    if read is not count:
+    if read not in (count, runners):
         return read
-    return lambda value, what: count(
-        int(value) if isinstance(value, str) and value.strip().isdecimal() else value, what
+    return lambda value, what: read(
+        int(value) if isinstance(value, str) and _WHOLE.fullmatch(value) else value, what
     )
+
+
+_WHOLE = re.compile(r"\s*\d{1,100}\s*")
 
 
 def duration(value: object, what: str) -> float:

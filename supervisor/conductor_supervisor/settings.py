@@ -154,6 +154,8 @@ def _parse(path: Path) -> dict[str, object]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"{path}: cannot be read: {error.strerror}") from error
+    except RecursionError as error:
+        raise UsageError(f"{path}: cannot be read: it is nested too deeply") from error
     except ValueError as error:
         raise UsageError(
             f'{path}: not TOML: {error}; text is written in quotes, as in  app = "shop.tasks:app"'
@@ -213,7 +215,7 @@ class Setting(Struct, frozen=True, kw_only=True):
         return (self.other_variable, own) if self.other_variable else (own,)
 
 
-QUEUE: dict[str, Reader] = {"runners": readers.count_from_zero}
+QUEUE: dict[str, Reader] = {"runners": readers.runners_or_none}
 """The keys of ``[queues.NAME]``."""
 
 TASK: dict[str, Reader] = {
@@ -238,7 +240,7 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting(
         name="database",
-        read=readers.text,
+        read=readers.url,
         meaning="URL of the database; a relative path starts at the current folder. Python clients do not "
         "read `conductor.toml`; they use `Conductor(database=...)`, else `CONDUCTOR_DATABASE_URL`, else the "
         "default",
@@ -248,7 +250,7 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting(
         name="runners",
-        read=readers.count,
+        read=readers.runners,
         meaning="child processes that execute tasks",
         default="number of processors",
         example="4",
@@ -355,7 +357,7 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting(
         name="runtime",
-        read=readers.text,
+        read=readers.path,
         meaning="folder of the supervisor's sockets and lock",
         default="chosen by the database's path",
         example='"/run/shop"',

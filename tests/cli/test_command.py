@@ -42,7 +42,20 @@ def test_the_version_is_that_of_the_package() -> None:
         (["start", "a:b", "--runners", "0"], "--runners: expected a whole number of 1 or more, got 0"),
         (["start", "a:b", "--shutdown-grace", "soon"], "--shutdown-grace: expected a duration"),
         (["start", "a:b", "--log-level", "loud"], "--log-level: expected one of debug, info"),
+        (["start", "a:b", "--runners", "9" * 30], "--runners: expected at most 2,147,483,647, got 9"),
+        (["start", "a:b", "--runners", "10001"], "--runners: expected at most 10,000, each is a process"),
+        (["start", "\udcff"], "'[APP]': expected text in UTF-8, got '\\udcff'"),
         (["status", "--runtime", "/tmp/" + "x" * 200], "runtime: a socket's path may have"),
+        (["show", "\udcff" * 8], "'ID': expected text in UTF-8"),
+        (["cancel", "\udcff" * 8], "'ID': expected text in UTF-8"),
+        (["retry", "\udcff" * 8], "expected text in UTF-8"),
+        (["logs", "\udcff" * 8], "'ID': expected text in UTF-8"),
+        (["list", "--task", "\udcff"], "'--task': expected text in UTF-8"),
+        (["list", "--before", "\udcff" * 8], "'--before': expected text in UTF-8"),
+        (["invoke", "t", '"\udcff"'], "'[JSON]': expected text in UTF-8"),
+        (["invoke", "t", "[" * 20_000], "expected JSON that is not nested so deeply"),
+        (["status", "--database", "sqlite:////tmp/\udcff/c.db"], "expected a URL in UTF-8, without zeros"),
+        (["copy-to", "postgresql://u\udcff@h/d"], "expected a URL in UTF-8, without zeros"),
     ],
 )
 def test_wrong_use_ends_with_status_2_and_one_message(
@@ -85,6 +98,31 @@ def test_migrate_says_whether_there_was_need(workplace: Workplace) -> None:
     """Twice in a row."""
     assert "has the newest schema now" in workplace.run("migrate").stdout
     assert "had the newest schema already" in workplace.run("migrate").stdout
+
+
+@pytest.mark.parametrize("command", ["list", "status", "doctor"])
+@pytest.mark.parametrize("name", ["a" * 300, "a" * 300 + "/b", "a" * 5000])
+def test_a_name_that_is_too_long_is_no_traceback(workplace: Workplace, command: str, name: str) -> None:
+    """Of a file, or of its folder."""
+    result = workplace.run(command, "--database", f"sqlite:////tmp/{name}", status=1)
+    assert "File name too long" in " ".join(result.output.split())
+
+
+def test_a_host_that_can_have_no_address_is_no_traceback(workplace: Workplace) -> None:
+    """A part of its name is too long."""
+    said = workplace.error("migrate", "--database", f"postgresql://{'h' * 64}/d", status=1)
+    assert "cannot be used: a name in it cannot be: " in said
+
+
+def test_a_current_folder_that_is_not_utf_8_is_no_traceback(
+    workplace: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A relative path would lead into it."""
+    folder = Path(os.fsdecode(os.fsencode(workplace.folder) + b"/\xff"))
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    said = workplace.error("status", "--database", "sqlite:///c.db", status=2)
+    assert "expected a path in UTF-8; write an absolute one" in said
 
 
 def test_a_device_cannot_be_migrated(workplace: Workplace) -> None:

@@ -178,6 +178,16 @@ def test_a_rate_is_written_as_in_the_code(tmp_path: Path, written: str, meant: R
     [
         ("runner = 4", "conductor.toml: there is no setting 'runner'; did you mean runners"),
         ("runners = 0", "conductor.toml: runners: expected a whole number of 1 or more, got 0"),
+        ("runners = 10001", "conductor.toml: runners: expected at most 10,000"),
+        ("[queues.q]\nrunners = 10001", "queues.q: runners: expected at most 10,000"),
+        (f"slots = {2**31}", "conductor.toml: slots: expected at most 2,147,483,647"),
+        (r'app = "a\u0000:b"', r"conductor.toml: app: expected text, got 'a\x00:b'"),
+        (r'runtime = "/a\u0000"', r"conductor.toml: runtime: expected a path, got '/a\x00'"),
+        (
+            'database = ["postgresql://u:S3CRET@h/d"]',
+            'expected a URL such as "sqlite:///conductor.db", got a list',
+        ),
+        ("x = " + "[" * 10_000, "conductor.toml: cannot be read: it is nested too deeply"),
         ("runners = true", "conductor.toml: runners: expected a whole number of 1 or more, got True"),
         ("runners = 2.5", "got 2.5"),
         ("app = 3", "conductor.toml: app: expected text, got 3"),

@@ -212,6 +212,7 @@ def test_whatever_accepts_event_and_context_may_be_a_task(function: Callable[...
         ({"rate": "0/minute"}, "rate: expected 1 to 100,000 starts in a period, got '0/minute'"),
         ({"rate": "10/0.5s"}, "rate: expected a period from one second to 366 days, got '10/0.5s'"),
         ({"concurrency": True}, "got True"),
+        ({"rate": "9" * 5000 + "/second"}, 'or "10/30s", got \'9999'),
         ({"max_attempts": 0}, "max_attempts: expected a whole number of 1 or more, got 0"),
         ({"timeout": 0}, "timeout: expected more than zero seconds"),
         ({"isolation": "thread"}, 'isolation: expected "runner", "fresh" or "shared", got \'thread\''),
@@ -268,6 +269,9 @@ def test_a_wrong_option_says_what_to_write(options: Any, message: str) -> None:
         (lambda: Retry(factor=0.5), "Retry factor: expected a number of at least 1"),
         (lambda: Retry(on=3), "Retry on: expected exception types"),  # type: ignore[arg-type]
         (lambda: Retry(never_on=["ValueError"]), "Retry never_on: expected exception types"),  # type: ignore[list-item]
+        (lambda: Limit(1, key="a\0b"), r"got 'a\x00b'"),
+        (lambda: Limit(1, key="\ud800"), r"got '\ud800'"),
+        (lambda: Limit(10**30), "Limit: expected a whole number from 1 to 2,147,483,647, got 1000"),
         (lambda: Conductor("conductor.db"), 'expected a URL such as "sqlite:///conductor.db"'),
         (lambda: Conductor(timezone="Berlin"), "timezone: expected a time zone"),
         (lambda: Invocation(1, delay=1, run_at=2), "expected either delay or run_at"),  # type: ignore[arg-type]

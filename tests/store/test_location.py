@@ -118,6 +118,7 @@ def test_the_environment_may_say_all(monkeypatch: pytest.MonkeyPatch) -> None:
         f"postgresql://u@127.0.0.1:1?password=a@{SECRET}",
         f"postgresql://127.0.0.1:1?password=a@{SECRET}",
         f"postgresql://u@127.0.0.1:1/d?password=a%{SECRET}",
+        f"postgresql://u@127.0.0.1:1/d?password={SECRET}%E4",
         f"postgresql://u@127.0.0.1:1/d?{SECRET}",
         f"postgresql://u@127.0.0.1:1/d?scram_client_key={SECRET}",
         f"postgresql://u@127.0.0.1:1/d?oauth_client_secret={SECRET}",

@@ -82,6 +82,8 @@ def _finding(name: str, check: Check, site: Site) -> Finding:
         first_line, _, more = str(error).partition("\n")
         found, _, advice = first_line.partition("; ")
         return Finding(name, "problem", found, "\n".join(part for part in (advice, more) if part))
+    except OSError as error:
+        return Finding(name, "problem", f"cannot be checked: {error}")
 
 
 def _python(name: str, _site: Site) -> Finding:

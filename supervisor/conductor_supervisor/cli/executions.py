@@ -126,6 +126,8 @@ def _payload(text: str | None, file: str | None, limit: int) -> bytes:
     source = _contents(file) if file is not None else (text or "null").encode()
     try:
         payload = msgspec.json.encode(msgspec.json.decode(source))
+    except RecursionError as error:
+        raise UsageError("the payload: expected JSON that is not nested so deeply") from error
     except (msgspec.MsgspecError, UnicodeError) as error:
         raise UsageError(_not_json(text, file, error)) from error
     if len(payload) > limit:

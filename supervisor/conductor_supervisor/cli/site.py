@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Self, TypeVar
 import click
 
 from conductor_protocol.errors import UsageError
+from conductor_protocol.limits import is_storable
 from conductor_protocol.manifest import Manifest, TaskSpec
 from conductor_protocol.operations import Answer, NotFound, Operation, Refused, TooLarge
 from conductor_supervisor import control
@@ -299,12 +300,30 @@ def located(command: Callable[..., R]) -> Callable[..., R]:
     @click.option("--runtime", metavar="DIR", help="Folder of the supervisor's sockets and lock.")
     @functools.wraps(command)
     def at_site(*, config: str | None, **given: object) -> R:
+        _check_characters(click.get_current_context())
         options = {name: given.pop(name) for name in names if name in given}
         file = Path(config) if config else None
         with Site(lambda: load(Path.cwd(), os.environ, options, file)) as site:
             return command(site, **given)
 
     return at_site
+
+
+_ANY_BYTES = {"config", "file", "runtime", "database", "target"}
+"""Parameters that are paths, which need not be UTF-8, and URLs, which are not to be shown."""
+
+
+def _check_characters(context: click.Context) -> None:
+    """:raises UsageError: if an argument or option has bytes in it that are no characters."""
+    for parameter in context.command.params:
+        if parameter.name is None or parameter.name in _ANY_BYTES:
+            continue
+        given = context.params.get(parameter.name)
+        for value in given if isinstance(given, tuple) else (given,):
+            if isinstance(value, str) and not is_storable(value):
+                raise UsageError(
+                    f"{parameter.get_error_hint(context)}: expected text in UTF-8, got {value!r}"
+                )
 
 
 class WholeNumber(click.IntRange):

@@ -22,7 +22,7 @@ from sqlalchemy import (
 from uuid_utils import uuid7
 
 from conductor_protocol.errors import UsageError
-from conductor_protocol.limits import LONGEST_KEY, is_key, key_in
+from conductor_protocol.limits import LONGEST_KEY, is_key, is_storable, key_in
 from conductor_protocol.manifest import TASK_NAME
 from conductor_protocol.operations import (
     FINISHED,
@@ -116,7 +116,7 @@ def _new_row(new: NewExecution, key_path: str | None, now: Instant) -> dict[str,
         raise UsageError(f"task: expected letters, digits, '-', '_', '.' (at most 200), got {new.task!r}")
     if not LAST_PRIORITY <= new.priority <= FIRST_PRIORITY:
         raise UsageError(f"priority: expected {LAST_PRIORITY} to {FIRST_PRIORITY}, got {new.priority}")
-    if new.dedupe_key is not None and not is_text(new.dedupe_key):
+    if new.dedupe_key is not None and not is_storable(new.dedupe_key):
         raise UsageError(
             f"dedupe_key: expected text that can be written as UTF-8, without zeros, got {new.dedupe_key!r}"
         )
@@ -147,15 +147,6 @@ def _concurrency_key(new: NewExecution, declared_path: str | None) -> str | None
             f"without zeros, got {new.concurrency_key!r}"
         )
     return new.concurrency_key
-
-
-def is_text(value: str) -> bool:
-    """Half a surrogate pair is a Python string, but no text; a zero character no database takes."""
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return "\0" not in value
 
 
 def _due(new: NewExecution, now: Instant) -> Instant:

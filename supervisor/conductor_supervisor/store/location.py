@@ -10,6 +10,7 @@ from urllib.parse import quote
 from msgspec import Struct, structs
 
 from conductor_protocol.errors import UsageError
+from conductor_protocol.limits import is_storable
 from conductor_supervisor.store.libpq import ConnectionUri, name_of
 
 DEFAULT_SCHEMA = "conductor"
@@ -115,6 +116,8 @@ def locate(url: str) -> Location:
     :raises UsageError: if it is not one, or names a database that processes cannot share. The message shows
         nothing that may be a password.
     """
+    if not is_storable(url):
+        raise UsageError(f"database: expected a URL in UTF-8, without zeros; {_EXAMPLE}")
     scheme, separator, rest = url.partition("://")
     if not separator:
         raise UsageError(f"database: expected a URL, got {_shown(url)}; {_EXAMPLE}")
@@ -142,9 +145,19 @@ def _sqlite_path(url: str, rest: str) -> Path:
     if not rest.startswith("/"):
         raise UsageError(f"database: two slashes where three are needed, got {_shown(url)}; {_EXAMPLE}")
     if "?" in rest:
-        path, _, _ = url.partition("?")
-        raise UsageError(f"database: options after the path are not understood: {_shown(path)}; {_EXAMPLE}")
-    return Path(rest[1:]).resolve()
+        before, _, _ = url.partition("?")
+        raise UsageError(f"database: options after the path are not understood: {_shown(before)}; {_EXAMPLE}")
+    try:
+        path = Path(rest[1:]).resolve()
+        str(path).encode()
+    except UnicodeEncodeError:  # of the current folder
+        raise UsageError("database: expected a path in UTF-8; write an absolute one") from None
+    except (
+        OSError,
+        RuntimeError,
+    ) as error:  # too long, closed to us, or, until Python 3.13, links in a circle
+        raise UsageError(f"database: the path {_shown(url)} cannot be followed: {error}") from None
+    return path
 
 
 def _postgres(rest: str) -> PostgresLocation:

@@ -11,6 +11,7 @@ from msgspec import Raw
 from sqlalchemy import Connection, bindparam, func, select, update
 
 from conductor_protocol.errors import UsageError
+from conductor_protocol.limits import is_storable
 from conductor_protocol.operations import (
     FINISHED,
     MAX_PAYLOAD,
@@ -43,7 +44,7 @@ from conductor_protocol.operations import (
 from conductor_protocol.units import Instant, moment, size_in_words
 from conductor_supervisor.store import output, tasks
 from conductor_supervisor.store.dialect import AnyRow, Executor
-from conductor_supervisor.store.executions import in_state, insert, is_text, owner_of_key
+from conductor_supervisor.store.executions import in_state, insert, owner_of_key
 from conductor_supervisor.store.schema import attempts, executions, steps
 
 LIST_AT_MOST = 1000
@@ -106,7 +107,7 @@ def invoke(connection: Executor, operation: InvokeMany, now: Instant, max_payloa
 
 
 def _cancel(connection: Connection, execution: str, reason: str | None, now: Instant) -> Answer:
-    if reason is not None and not is_text(reason):
+    if reason is not None and not is_storable(reason):
         return Refused(f"reason: expected text that can be written as UTF-8, without zeros, got {reason!r}")
     state: State | None = connection.scalar(_STATE_TO_CHANGE, {"execution": execution})
     if state is None:

@@ -376,7 +376,7 @@ def _connector(location: PostgresLocation) -> Callable[[], psycopg.Connection]:
         ) from error
     try:
         told = conninfo_to_dict(location.uri)
-    except psycopg.ProgrammingError as error:
+    except (psycopg.ProgrammingError, UnicodeError) as error:
         raise StoreError(
             f"database: {location.for_people} is not understood{_without_secrets(str(error), location)}; "
             f"{ESCAPES}"
@@ -386,7 +386,12 @@ def _connector(location: PostgresLocation) -> Callable[[], psycopg.Connection]:
     conninfo = make_conninfo(location.uri, **unless_told, client_encoding=ENCODING)
 
     def connect() -> psycopg.Connection:
-        driver = psycopg.connect(conninfo)
+        try:
+            driver = psycopg.connect(conninfo)
+        except UnicodeError as error:  # a host's name has too long a part, for one
+            raise StoreError(
+                f"{location.for_people} cannot be used: a name in it cannot be: {error}"
+            ) from error
         if _is_pooled(driver):
             # What one transaction prepares, the next may not find.
             driver.prepare_threshold = None

@@ -94,7 +94,9 @@ class SqliteDatabase(Database):
         :raises NoDatabase: if there is none.
         :raises StoreError: if it cannot be reached.
         """
-        if not location.path.exists():
+        with _reaching(location.path):
+            is_there = location.path.exists()
+        if not is_there:
             raise NoDatabase(
                 f"there is no database at {location.path} yet; start a supervisor or invoke something first, "
                 "or name the right one with --database"
@@ -231,17 +233,29 @@ def _check_reachable(location: SqliteLocation) -> None:
             f"SQLite {sqlite3.sqlite_version} is too old; Conductor needs 3.35 or later: "
             "use a Python that was built with a newer one"
         )
-    if not folder.is_dir():
+    with _reaching(path):
+        is_folder, is_there = path.is_dir(), path.exists()
+        has_folder = folder.is_dir()
+    if not has_folder:
         raise StoreError(f"the folder {folder} does not exist; make it first: mkdir -p {folder}")
-    if path.is_dir():
+    if is_folder:
         raise StoreError(f"{path} is a folder; the database URL must name a file in it")
     # SQLite also makes files beside the database, and would say no more than "readonly database".
-    for needed in (folder, path) if path.exists() else (folder,):
+    for needed in (folder, path) if is_there else (folder,):
         if not os.access(needed, os.W_OK):
             raise StoreError(
                 f"{needed} is not writable for user {os.getuid()}; "
                 f"Conductor writes {path} and files beside it"
             )
+
+
+@contextmanager
+def _reaching(path: Path) -> Iterator[None]:
+    """:raises StoreError: if a path may not be followed, or is too long."""
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(f"{path} cannot be reached: {error.strerror}") from error
 
 
 def _uri(path: Path) -> str:
