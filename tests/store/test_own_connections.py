@@ -33,6 +33,8 @@ from callers import (
     orm,
     run,
 )
+from psycopg.abc import Buffer
+from psycopg.adapt import Loader
 from psycopg.rows import dict_row
 from sqlalchemy import event
 from sqlalchemy.orm import Session, sessionmaker
@@ -496,6 +498,69 @@ def test_what_is_no_connection_is_refused(url: str, app: Conductor) -> None:
         for wrong in (made, sessionmaker(made), url, 7):
             with pytest.raises(UsageError, match=r"connection: expected a Connection or Session"):
                 app.invoke("send", 1, connection=wrong)
+
+
+class Undecoded(Loader):
+    """Gives text as bytes."""
+
+    def load(self, data: Buffer) -> bytes:
+        return bytes(data)
+
+
+def set_up_wrongly(lent: Any, how: str) -> None:
+    """Set up a connection of psycopg in a way that we cannot use."""
+    if how == "loader":
+        lent.adapters.register_loader("varchar", Undecoded)
+    else:
+        lent.pgconn.exec_(f"SET client_encoding TO {how}".encode())
+
+
+WRONGLY = [
+    ("SQL_ASCII", "its client_encoding is SQL_ASCII, .* client_encoding=.utf8."),
+    ("LATIN1", "its client_encoding is LATIN1"),
+    ("loader", "a loader that is registered on it makes no str of varchar"),
+]
+
+
+@on_postgresql
+@pytest.mark.parametrize(("how", "said"), WRONGLY)
+def test_a_connection_that_gives_no_text_is_refused(how: str, said: str, url: str, app: Conductor) -> None:
+    """Of psycopg, by itself or inside SQLAlchemy; nothing is asked of it, and it goes on."""
+    with driver(url) as plain, core(url) as inside:
+        for lent, connection in ((plain, plain), (inside, inside.connection.driver_connection)):
+            set_up_wrongly(connection, how)
+            with pytest.raises(UsageError, match=said):
+                app.invoke("send", 1, connection=lent)
+            execute(lent, ORDER)
+            lent.commit()
+    assert there(app) == (2, 0)
+
+    async def calls() -> None:
+        async with async_driver(url) as lent:
+            set_up_wrongly(lent, how)
+            with pytest.raises(UsageError, match=said):
+                await app.invoke_async("send", 1, connection=lent)
+
+    asyncio.run(calls())
+
+
+@on_postgresql
+def test_a_connection_in_pipeline_mode_is_refused(url: str, app: Conductor) -> None:
+    """By that name: what it answers comes later."""
+    said = r"in pipeline mode, .* before or behind the block of connection\.pipeline\(\)"
+    with driver(url) as lent:
+        with lent.pipeline(), pytest.raises(UsageError, match=said):
+            app.invoke("send", 1, connection=lent)
+        app.invoke("send", 1, connection=lent)
+        lent.commit()
+
+    async def calls() -> None:
+        async with async_driver(url) as lent, lent.pipeline():
+            with pytest.raises(UsageError, match=said):
+                await app.invoke_async("send", 1, connection=lent)
+
+    asyncio.run(calls())
+    assert there(app) == (0, 1)
 
 
 def test_an_async_connection_that_is_not_open_is_refused(url: str, app: Conductor) -> None:

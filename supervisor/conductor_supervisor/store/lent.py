@@ -132,7 +132,10 @@ _PLAIN: Mapping[str, Any] = {"stream_results": False, "yield_per": None}
 
 @contextmanager
 def _connection(given: Connection, schema: str) -> Iterator[Lent]:
-    yield _OfSqlalchemy(given, schema)
+    lent = _OfSqlalchemy(given, schema)
+    if _package(type(lent.driver)) == "psycopg":
+        _check_psycopg(lent.driver)
+    yield lent
 
 
 def _session(given: Session, schema: str) -> AbstractContextManager[Lent]:
@@ -229,6 +232,7 @@ def _psycopg(given: psycopg.Connection[Any], schema: str) -> Iterator[Lent]:
     from psycopg import Cursor
     from psycopg.rows import tuple_row
 
+    _check_psycopg(given)
     with Cursor(given, row_factory=tuple_row) as cursor:
         yield _OfDriver("postgresql", given, cursor, schema)
 
@@ -238,11 +242,42 @@ def _async_psycopg(given: psycopg.AsyncConnection[Any], schema: str) -> Iterator
     from psycopg import AsyncCursor
     from psycopg.rows import tuple_row
 
+    _check_psycopg(given)
     cursor = AsyncCursor(given, row_factory=tuple_row)
     try:
         yield _OfDriver("postgresql", given, _AwaitedCursor(cursor), schema)
     finally:
         await_only(cursor.close())
+
+
+def _check_psycopg(given: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> None:
+    """Make sure that answers come when they are asked for, and are text. Nothing is asked of the server.
+
+    :raises UsageError: if they are not.
+    """
+    from psycopg.adapt import Transformer
+    from psycopg.pq import Format, PipelineStatus
+
+    if given.closed:
+        return
+    if given.pgconn.pipeline_status != PipelineStatus.OFF:
+        raise UsageError(
+            "connection: this one is in pipeline mode, where answers come later; invoke before or behind the "
+            "block of connection.pipeline()"
+        )
+    encoding = given.info.parameter_status("client_encoding")
+    if encoding not in ("UTF8", None):
+        raise UsageError(
+            f"connection: its client_encoding is {encoding}, which cannot hold every text; write: "
+            'psycopg.connect(..., client_encoding="utf8")'
+        )
+    loaders = Transformer(given)
+    for name in ("text", "varchar"):
+        kind = given.adapters.types[name].oid
+        if not isinstance(loaders.get_loader(kind, Format.TEXT).load(b"text"), str):
+            raise UsageError(
+                f"connection: a loader that is registered on it makes no str of {name}; lend one without"
+            )
 
 
 class _AwaitedCursor:
@@ -302,13 +337,17 @@ _ASYNC: _Kinds = {
 def _opener(kinds: _Kinds, given: object) -> _Opener | None:
     if kinds is _SYNC and hasattr(given, "ensure_connection"):
         return _django
-    names = ((base.__module__.partition(".")[0], base.__qualname__) for base in type(given).__mro__)
+    names = ((_package(base), base.__qualname__) for base in type(given).__mro__)
     return next((kinds[name] for name in names if name in kinds), None)
 
 
 def _named(given: object) -> str:
     kind = type(given)
-    return f"{kind.__module__.partition('.')[0]} {kind.__qualname__}"
+    return f"{_package(kind)} {kind.__qualname__}"
+
+
+def _package(kind: type) -> str:
+    return kind.__module__.partition(".")[0]
 
 
 def _no_connection(given: object) -> UsageError:
