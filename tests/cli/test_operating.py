@@ -182,6 +182,36 @@ def test_status_shows_what_each_runner_does(workplace: Workplace) -> None:
     assert programs["supervisor"]["started"] == "2030-01-01T12:00:00Z"
 
 
+AWAY = ("--database", "postgresql://postgres@127.0.0.1:1/shop")
+"""A database that is away: nobody listens there."""
+
+
+@pytest.mark.parametrize("command", [("status",), ("top", "--once")], ids=["status", "top"])
+def test_what_runs_is_shown_while_the_database_is_away(
+    workplace: Workplace, command: tuple[str, ...]
+) -> None:
+    """The supervisor and its runners need it not; the exit status is 1."""
+    idle = control.RunnerStatus(number=1, pid=12, queue="default", state="idle")
+    with PretendSupervisor(workplace.runtime, lambda _: status([idle])):
+        result = workplace.run(*command, *AWAY, status=1)
+        programs = workplace.json(*command, *AWAY, status=1)
+    shown = programs["status"] if command[0] == "top" else programs
+    rows = [line.split()[:4] for line in result.stdout.splitlines()]
+    assert ["1", "12", "default", "idle"] in rows
+    assert "the database is away: postgresql://postgres@127.0.0.1:1/shop cannot be used: " in result.stdout
+    assert "no executions" not in result.stdout
+    assert shown["supervisor"]["pid"] == 4711
+    assert "cannot be used" in shown["database_error"]
+    assert (shown["counts"], shown["sharing"], shown["waiting"]) == ({}, [], [])
+
+
+def test_while_the_database_is_there_no_error_of_it_is_shown(workplace: Workplace) -> None:
+    """As with one that is not made yet."""
+    assert workplace.json("status")["database_error"] is None
+    workplace.insert("resize")
+    assert workplace.json("status")["database_error"] is None
+
+
 # stop
 
 

@@ -185,11 +185,11 @@ def test_attempts_that_end_are_counted(spinning: Project) -> None:
 class Terminal:
     """``top`` on a terminal of its own."""
 
-    def __init__(self, project: Project, width: int) -> None:
+    def __init__(self, project: Project, width: int, *arguments: str) -> None:
         self._descriptor, other = pty.openpty()
         self.mode = termios.tcgetattr(other)
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "conductor_supervisor", "top", "--interval", "0.1s"],
+            [sys.executable, "-m", "conductor_supervisor", "top", "--interval", "0.1s", *arguments],
             cwd=project.folder,
             env={**project.environment, "TERM": "xterm", "COLUMNS": str(width)},
             stdin=other,
@@ -238,12 +238,22 @@ class Terminal:
 
 
 @contextmanager
-def terminal(project: Project, width: int = 200) -> Iterator[Terminal]:
-    shown = Terminal(project, width)
+def terminal(project: Project, width: int = 200, *arguments: str) -> Iterator[Terminal]:
+    shown = Terminal(project, width, *arguments)
     try:
         yield shown
     finally:
         shown.close()
+
+
+@pytest.mark.together
+def test_live_it_waits_for_a_database_that_is_away(project: Project) -> None:
+    """It says so at each look, and does not end."""
+    with terminal(project, 200, "--database", "postgresql://postgres@127.0.0.1:1/shop") as shown:
+        for _ in range(2):
+            shown.until_shown("the database is away: ")
+        shown.press("q")
+        assert shown.wait() == 0
 
 
 @pytest.mark.together

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Literal, get_args
 
 import click
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from conductor_protocol.errors import UsageError
 from conductor_protocol.manifest import TaskSpec
@@ -15,9 +15,9 @@ from conductor_protocol.operations import FINISHED, State
 from conductor_protocol.units import Instant, counted, in_words, moment, size_in_words
 from conductor_supervisor import control
 from conductor_supervisor.cli import render
-from conductor_supervisor.cli.site import Site, json_option, located
+from conductor_supervisor.cli.site import Site, is_away, json_option, located
 from conductor_supervisor.cli.waiting import Full, Waiting, waiting
-from conductor_supervisor.errors import NotAnswering, NotRunning, SupervisorError
+from conductor_supervisor.errors import NotAnswering, NotRunning, StoreError, SupervisorError
 from conductor_supervisor.readers import suggestion
 
 if TYPE_CHECKING:
@@ -82,6 +82,8 @@ class StatusView(Struct, frozen=True, kw_only=True):
     """What ``status --json`` shows."""
 
     database: str
+    database_error: str | None = None
+    """Why the database cannot be used just now; what it would tell is empty then. Null: it is there."""
     supervisor: SupervisorView | None
     """Null: none is running, or it is silent."""
     silent: Silent | None
@@ -101,7 +103,8 @@ def status(site: Site, as_json: bool) -> None:
     """Show what runs and what waits.
 
     Which runner does what, how many executions there are in each state, and why ready ones do not run. The
-    exit status is 1 if a supervisor is running, but does not answer.
+    exit status is 1 if a supervisor is running, but does not answer, or if the database is away; what can be
+    seen is shown all the same.
     """
     view = look(site)
     if as_json:
@@ -109,7 +112,7 @@ def status(site: Site, as_json: bool) -> None:
     else:
         _show_supervisor(view, moment(site.clock.now()))
         show_work(view)
-    if view.silent is not None:
+    if view.silent is not None or view.database_error is not None:
         click.get_current_context().exit(1)
 
 
@@ -123,19 +126,31 @@ def show_work(view: StatusView) -> None:
 
 
 def look(site: Site) -> StatusView:
-    """Return what runs and what waits at this moment."""
+    """Return what runs and what waits at this moment; the former also while the database is away.
+
+    :raises StoreError: if the database cannot be used, whenever one tries.
+    """
+    supervisor, silent = _supervisor(site)
+    running = StatusView(
+        database=site.database_for_people,
+        supervisor=supervisor,
+        silent=silent,
+        counts={},
+        paused=[],
+        waiting=[],
+    )
+    try:
+        return running if site.is_new() else _with_stored(running, site)
+    except StoreError as error:
+        if not is_away(error):
+            raise
+        return structs.replace(running, database_error=str(error))
+
+
+def _with_stored(running: StatusView, site: Site) -> StatusView:
+    """Add what the database tells."""
     from conductor_supervisor.store import executions, tasks
 
-    supervisor, silent = _supervisor(site)
-    if site.is_new():
-        return StatusView(
-            database=site.database_for_people,
-            supervisor=supervisor,
-            silent=silent,
-            counts={},
-            paused=[],
-            waiting=[],
-        )
     specs = site.declared()
     with site.reading() as connection:
         counts = executions.counts(connection)
@@ -143,10 +158,8 @@ def look(site: Site) -> StatusView:
         sharing = _sharing(connection)
         now = site.clock.now()
         full = {spec.name: _full(connection, spec, now) for spec in specs if spec.name in counts}
-    return StatusView(
-        database=site.database_for_people,
-        supervisor=supervisor,
-        silent=silent,
+    return structs.replace(
+        running,
         sharing=sharing,
         counts={task: counts[task] for task in sorted(counts)},
         paused=[Paused(kind, name) for kind, name in paused],
@@ -285,7 +298,9 @@ def _count(number: int, state: State) -> str:
 
 def work_lines(view: StatusView) -> Iterator[str]:
     """Say what the table of executions does not: what is paused, and what waits for what."""
-    if not view.counts:
+    if view.database_error is not None:
+        yield f"the database is away: {view.database_error}"
+    elif not view.counts:
         yield "no executions"
     for paused in view.paused:
         again = f"conductor-supervisor resume {paused.name}"

@@ -288,6 +288,13 @@ class Site:
         return None
 
 
+def is_away(error: StoreError) -> bool:
+    """Tell whether a database cannot be used just now only, so that a later try may go well."""
+    from conductor_supervisor.store.database import is_transient
+
+    return isinstance(error.__cause__, Exception) and is_transient(error.__cause__)
+
+
 def located(command: Callable[..., R]) -> Callable[..., R]:
     """Give a command its :class:`Site` as first argument, and the options that say where that is.
 

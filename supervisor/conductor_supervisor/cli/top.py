@@ -86,6 +86,7 @@ def top(site: Site, once: bool, interval: str, as_json: bool) -> None:
     What runners do is read from their flight recorders: none is asked, so one that hangs is shown too.
     Processor time (percent of one processor) and memory are those of a runner with the processes that it has
     started. End it with q or Ctrl-C. While no supervisor runs it waits for one; with --once it exits with 1.
+    While the database is away it shows what runs all the same; with --once it then exits with 1.
     """
     wait = seconds(interval, "--interval")
     if wait < SHORTEST_INTERVAL:
@@ -149,12 +150,18 @@ def _show_once(site: Site, as_json: bool) -> None:
     view = TopView(status=now.status, load=load(first, now))
     if as_json:
         render.show_json(view)
-        return
-    render.say(_header(view, moment(site.clock.now())))
-    if now.status.supervisor is not None:
+    else:
+        _show(view, moment(site.clock.now()))
+    if now.status.database_error is not None:
+        click.get_current_context().exit(1)
+
+
+def _show(view: TopView, now: datetime) -> None:
+    render.say(_header(view, now))
+    if view.status.supervisor is not None:
         render.say()
         render.table(*_table(view, shutil.get_terminal_size().columns if sys.stdout.isatty() else None))
-    show_work(now.status)
+    show_work(view.status)
 
 
 def _header(view: TopView, now: datetime) -> str:
