@@ -168,7 +168,9 @@ def ask(folder: Path, request: Request, timeout: float | None = None) -> Reply:
     """
     check_private(folder)
     if not _listens(folder / SOCKET):
-        raise NotRunning("no supervisor is running here; start one: conductor-supervisor start")
+        raise NotRunning(
+            f"no supervisor is running here (runtime folder {folder}); start one: conductor-supervisor start"
+        )
     import zmq
 
     patience = ANSWER_TIME if timeout is None else timeout

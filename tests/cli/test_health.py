@@ -37,7 +37,8 @@ def test_a_supervisor_that_takes_work_is_healthy(
 
 def test_where_none_is_running_none_is_healthy(workplace: Workplace) -> None:
     """And nothing is made to find that out."""
-    assert workplace.run("health", status=1).stdout.startswith("no supervisor is running here")
+    told = workplace.run("health", status=1).stdout
+    assert told.startswith(f"no supervisor is running here (runtime folder {workplace.runtime})")
     view = workplace.json("health", "--alive", status=1)
     assert (view["healthy"], view["pid"], view["state"]) == (False, None, None)
     assert not list(workplace.folder.iterdir())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import pytest
 from workplace import NOON, Answer, PretendSupervisor, Workplace, status
@@ -11,8 +12,10 @@ from workplace import NOON, Answer, PretendSupervisor, Workplace, status
 from conductor_protocol.manifest import KeyLimitSpec, RateSpec, TaskSpec, WindowSpec
 from conductor_supervisor import control
 from conductor_supervisor.errors import NotRunning
-from conductor_supervisor.store import claiming, tasks
+from conductor_supervisor.store import claiming, leases, tasks
 from conductor_supervisor.store.claiming import Wanted
+from conductor_supervisor.store.database import Database
+from conductor_supervisor.store.leases import Member
 
 
 def test_a_waiting_execution_is_cancelled_at_once(workplace: Workplace) -> None:
@@ -111,7 +114,9 @@ def test_status_counts_executions_by_task_and_state(workplace: Workplace) -> Non
     assert shown["counts"] == {"mail": {"ready": 1}, "resize": {"ready": 1, "running": 1}}
     assert shown["waiting"] == []
     lines = [line.split() for line in workplace.run("status").stdout.splitlines()]
-    assert lines[1][:3] == ["supervisor", "not", "running;"]
+    assert lines[1][:5] == ["supervisor", "none", "is", "running", "here"]
+    assert lines[1][7:9] == [f"{workplace.runtime});", "start"]
+    assert shown["runtime"] == str(workplace.runtime)
     assert lines[-3:] == [["TASK", "READY", "RUNNING"], ["mail", "1"], ["resize", "1", "1"]]
 
 
@@ -180,6 +185,39 @@ def test_status_shows_what_each_runner_does(workplace: Workplace) -> None:
     assert "2 media waiting again in 2 s" in rows
     assert programs["supervisor"]["runners"][0]["step"] == "scale"
     assert programs["supervisor"]["started"] == "2030-01-01T12:00:00Z"
+
+
+@pytest.fixture
+def shared(postgres_url: str) -> Iterator[Database]:
+    """A database that several supervisors may share."""
+    database = Database.open(postgres_url)
+    yield database
+    database.close()
+
+
+def lease(database: Database, host: str, seconds: int = 30) -> Member:
+    """Let a supervisor of another machine have a lease for so long; below zero: it is over."""
+    member = Member(f"id of {host}", host, 4711, "shop:app", NOON)
+    with database.writing() as connection:
+        leases.renew(connection, member, seconds * 1_000_000)
+    return member
+
+
+def test_nobody_is_told_to_start_a_supervisor_where_others_share_the_database(
+    workplace: Workplace, shared: Database
+) -> None:
+    """None is running in this runtime folder, which is named."""
+    at = ("--database", shared.url_for_people)
+    workplace.run("invoke", "resize", *at)
+    told = f"supervisor  none is running here (runtime folder {workplace.runtime})"
+    start = "; start one: conductor-supervisor start"
+    waits = "no supervisor is running here; the execution waits for one"
+    asked = ("invoke", "resize", "--wait", "--timeout", "0s", *at)
+    for seconds, others_live in ((-1, False), (30, True)):
+        lease(shared, "web1", seconds)
+        lines = workplace.run("status", *at).stdout.splitlines()
+        assert (told if others_live else told + start) in lines
+        assert (waits in workplace.run(*asked, status=1).stderr) != others_live
 
 
 AWAY = ("--database", "postgresql://postgres@127.0.0.1:1/shop")

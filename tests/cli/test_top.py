@@ -263,7 +263,7 @@ def test_live_it_outlives_the_supervisor_and_ends_with_q(spinning: Project) -> N
         shown.until_shown("━━╌╌╌╌╌╌╌╌ 1/4 (25%)")
         spinning.let_go("go")
         spinning.command("stop")
-        shown.until_shown("not running")
+        shown.until_shown("none is running here")
         supervisor = spinning.start(runners=1)
         shown.until_shown(f"process {supervisor.process.pid}")
         shown.press("q")
@@ -289,7 +289,7 @@ def test_live_it_ends_cleanly(project: Project, end: str) -> None:
     """Also where there never was a supervisor."""
     project.command("migrate")
     with terminal(project) as shown:
-        shown.until_shown("not running")
+        shown.until_shown("none is running here")
         shown.process.send_signal(signal.SIGINT if end == "Ctrl-C" else signal.SIGTERM)
         assert shown.wait() == 0
         assert shown.is_as_before()

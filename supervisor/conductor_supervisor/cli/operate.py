@@ -84,6 +84,8 @@ class StatusView(Struct, frozen=True, kw_only=True):
     database: str
     database_error: str | None = None
     """Why the database cannot be used just now; what it would tell is empty then. Null: it is there."""
+    runtime: str = ""
+    """The runtime folder: the supervisor is the one that is running there."""
     supervisor: SupervisorView | None
     """Null: none is running, or it is silent."""
     silent: Silent | None
@@ -133,6 +135,7 @@ def look(site: Site) -> StatusView:
     supervisor, silent = _supervisor(site)
     running = StatusView(
         database=site.database_for_people,
+        runtime=str(site.folder),
         supervisor=supervisor,
         silent=silent,
         counts={},
@@ -230,7 +233,7 @@ def _show_supervisor(view: StatusView, now: datetime) -> None:
         render.say(f"supervisor  not answering: {view.silent.reason}")
         return
     if supervisor is None:
-        render.say("supervisor  not running; start one: conductor-supervisor start")
+        render.say(f"supervisor  {none_here(view)}")
         return
     render.say(
         f"supervisor  {supervisor.state} {supervisor.app}, process {supervisor.pid}, "
@@ -242,6 +245,13 @@ def _show_supervisor(view: StatusView, now: datetime) -> None:
         ["RUNNER", "PID", "QUEUE", "STATE", "TASK", "EXECUTION", "STEP", "FOR", "MEMORY", "CPU", "PROGRESS"],
         [row for runner in supervisor.runners for row in _runner_rows(runner)],
     )
+
+
+def none_here(view: StatusView) -> str:
+    """Say that no supervisor is running, and where one would have been found."""
+    elsewhere = any(one.lease == "held" for one in view.sharing)
+    start = "" if elsewhere else "; start one: conductor-supervisor start"
+    return f"none is running here (runtime folder {view.runtime}){start}"
 
 
 def _runner_rows(runner: control.RunnerStatus) -> Iterator[Sequence[str]]:

@@ -278,14 +278,23 @@ class Site:
         return control.ask(self.folder, request, timeout)
 
     def unattended(self) -> str | None:
-        """Return why nobody runs what waits here; None if a supervisor answers."""
+        """Return why nobody runs what waits here; None if a supervisor answers, or shares the database."""
         try:
             self.ask(control.AskHealth())
         except NotRunning:
+            if self._is_shared():
+                return None
             return "no supervisor is running here; the execution waits for one"
         except SupervisorError as error:
             return str(error)
         return None
+
+    def _is_shared(self) -> bool:
+        """Tell whether a supervisor, on whatever machine, lives and shares the database."""
+        from conductor_supervisor.store import leases
+
+        with self.reading() as connection:
+            return bool(leases.living(connection))
 
 
 def is_away(error: StoreError) -> bool:

@@ -19,7 +19,7 @@ from conductor_protocol.errors import UsageError
 from conductor_protocol.units import in_words, moment, seconds, size_in_words
 from conductor_supervisor import control
 from conductor_supervisor.cli import render
-from conductor_supervisor.cli.operate import StatusView, count_table, look, show_work, work_lines
+from conductor_supervisor.cli.operate import StatusView, count_table, look, none_here, show_work, work_lines
 from conductor_supervisor.cli.site import SHORTEST_ID, Site, json_option, located
 from conductor_supervisor.errors import NotAnswering, NotRunning
 
@@ -169,7 +169,7 @@ def _header(view: TopView, now: datetime) -> str:
     if view.status.silent is not None:
         return f"supervisor  not answering: {view.status.silent.reason}"
     if supervisor is None:
-        return "supervisor  not running; start one: conductor-supervisor start"
+        return f"supervisor  {none_here(view.status)}"
     facts = [
         f"supervisor  {supervisor.state} {supervisor.app}",
         f"process {supervisor.pid}",
