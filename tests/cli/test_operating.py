@@ -10,8 +10,11 @@ import pytest
 from workplace import NOON, Answer, PretendSupervisor, Workplace, status
 
 from conductor_protocol.manifest import KeyLimitSpec, RateSpec, TaskSpec, WindowSpec
+from conductor_protocol.units import moment
 from conductor_supervisor import control
+from conductor_supervisor.cli import render
 from conductor_supervisor.errors import NotRunning
+from conductor_supervisor.runtime import folder_lock
 from conductor_supervisor.store import claiming, leases, tasks
 from conductor_supervisor.store.claiming import Wanted
 from conductor_supervisor.store.database import Database
@@ -197,7 +200,7 @@ def shared(postgres_url: str) -> Iterator[Database]:
 
 def lease(database: Database, host: str, seconds: int = 30) -> Member:
     """Let a supervisor of another machine have a lease for so long; below zero: it is over."""
-    member = Member(f"id of {host}", host, 4711, "shop:app", NOON)
+    member = Member(f"id-{host}", host, 4711, "shop:app", NOON)
     with database.writing() as connection:
         leases.renew(connection, member, seconds * 1_000_000)
     return member
@@ -218,6 +221,32 @@ def test_nobody_is_told_to_start_a_supervisor_where_others_share_the_database(
         lines = workplace.run("status", *at).stdout.splitlines()
         assert (told if others_live else told + start) in lines
         assert (waits in workplace.run(*asked, status=1).stderr) != others_live
+
+
+def test_status_tells_who_shares_the_database(workplace: Workplace, shared: Database) -> None:
+    """Since when, and which of them is the one of this runtime folder, as long as that is running."""
+    at = ("--database", shared.url_for_people)
+    here = lease(shared, "web1")
+    lease(shared, "web2")
+    with folder_lock(workplace.runtime, here.id):
+        with PretendSupervisor(workplace.runtime, lambda _: status()):
+            lines = workplace.run("status", *at).stdout.splitlines()
+            sharing = workplace.json("status", *at)["sharing"]
+        assert [one["here"] for one in workplace.json("status", *at)["sharing"]] == [False, False]
+    assert [(one["host"], one["here"]) for one in sharing] == [("web1", True), ("web2", False)]
+    since = render.local(moment(NOON))
+    assert f"shared by   this one, process 4711 on web1, shop:app, since {since}" in lines
+    assert f"shared by   process 4711 on web2, shop:app, since {since}" in lines
+
+
+def test_nobody_takes_executions_where_nobody_lives(workplace: Workplace, shared: Database) -> None:
+    """They wait then; where another lives, it takes them."""
+    at = ("--database", shared.url_for_people)
+    lease(shared, "web1", -1)
+    shown = workplace.run("status", *at).stdout
+    assert "; its lease is over, its executions wait for a supervisor to take them" in shown
+    lease(shared, "web2")
+    assert "; its lease is over, others take its executions" in workplace.run("status", *at).stdout
 
 
 AWAY = ("--database", "postgresql://postgres@127.0.0.1:1/shop")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 import click
@@ -19,6 +20,7 @@ from conductor_supervisor.cli.site import Site, is_away, json_option, located
 from conductor_supervisor.cli.waiting import Full, Waiting, waiting
 from conductor_supervisor.errors import NotAnswering, NotRunning, StoreError, SupervisorError
 from conductor_supervisor.readers import suggestion
+from conductor_supervisor.runtime import LOCK, holder_of
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -75,7 +77,9 @@ class Sharing(Struct, frozen=True):
     app: str
     started: datetime
     lease: Literal["held", "over"]
-    """Over: others take its executions."""
+    """Over: others take its executions, as soon as there are any."""
+    here: bool = False
+    """It is the one that is running in this runtime folder."""
 
 
 class StatusView(Struct, frozen=True, kw_only=True):
@@ -158,7 +162,7 @@ def _with_stored(running: StatusView, site: Site) -> StatusView:
     with site.reading() as connection:
         counts = executions.counts(connection)
         paused = sorted(tasks.paused(connection))
-        sharing = _sharing(connection)
+        sharing = _sharing(connection, _name_here(running))
         now = site.clock.now()
         full = {spec.name: _full(connection, spec, now) for spec in specs if spec.name in counts}
     return structs.replace(
@@ -170,7 +174,14 @@ def _with_stored(running: StatusView, site: Site) -> StatusView:
     )
 
 
-def _sharing(connection: Connection) -> list[Sharing]:
+def _name_here(running: StatusView) -> str | None:
+    """Return what the supervisor of this runtime folder is called among those of its database."""
+    holder = holder_of(Path(running.runtime) / LOCK)
+    is_running = running.supervisor is not None or running.silent is not None
+    return holder.name if holder is not None and is_running else None
+
+
+def _sharing(connection: Connection, here: str | None) -> list[Sharing]:
     from conductor_supervisor.store import leases
 
     alive = {member.id for member in leases.living(connection)}
@@ -181,6 +192,7 @@ def _sharing(connection: Connection) -> list[Sharing]:
             member.app,
             moment(member.started),
             "held" if member.id in alive else "over",
+            here=member.id == here,
         )
         for member in leases.members(connection)
     ]
@@ -227,8 +239,7 @@ def _show_supervisor(view: StatusView, now: datetime) -> None:
     supervisor = view.supervisor
     render.say(f"database    {view.database}")
     for one in view.sharing:
-        over = "" if one.lease == "held" else "; its lease is over, others take its executions"
-        render.say(f"shared by   process {one.pid} on {one.host}, {one.app}{over}")
+        render.say(f"shared by   {_sharing_in_words(one, view)}")
     if view.silent is not None:
         render.say(f"supervisor  not answering: {view.silent.reason}")
         return
@@ -247,10 +258,23 @@ def _show_supervisor(view: StatusView, now: datetime) -> None:
     )
 
 
+def _sharing_in_words(one: Sharing, view: StatusView) -> str:
+    which = "this one, " if one.here else ""
+    facts = f"{which}process {one.pid} on {one.host}, {one.app}, since {render.local(one.started)}"
+    if one.lease == "held":
+        return facts
+    if _anybody_lives(view):
+        return f"{facts}; its lease is over, others take its executions"
+    return f"{facts}; its lease is over, its executions wait for a supervisor to take them"
+
+
+def _anybody_lives(view: StatusView) -> bool:
+    return any(one.lease == "held" for one in view.sharing)
+
+
 def none_here(view: StatusView) -> str:
     """Say that no supervisor is running, and where one would have been found."""
-    elsewhere = any(one.lease == "held" for one in view.sharing)
-    start = "" if elsewhere else "; start one: conductor-supervisor start"
+    start = "" if _anybody_lives(view) else "; start one: conductor-supervisor start"
     return f"none is running here (runtime folder {view.runtime}){start}"
 
 

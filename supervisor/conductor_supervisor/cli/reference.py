@@ -25,7 +25,7 @@ from conductor_supervisor.cli.declared import ScheduleView, TaskView
 from conductor_supervisor.cli.doctor import Finding, Health
 from conductor_supervisor.cli.health import HealthView
 from conductor_supervisor.cli.moving import CopyView, TableCopy
-from conductor_supervisor.cli.operate import Paused, Silent, StatusView, SupervisorView
+from conductor_supervisor.cli.operate import Paused, Sharing, Silent, StatusView, SupervisorView
 from conductor_supervisor.cli.output import OutputLine
 from conductor_supervisor.cli.replay import End, ReplayView
 from conductor_supervisor.cli.top import Load, TopView
@@ -122,7 +122,7 @@ JSON_OUTPUT: tuple[tuple[str, tuple[type[Struct], ...]], ...] = (
         ),
         (ExecutionView, AttemptView, CrashReport, Failure, StepView, ProgressView),
     ),
-    ("`status --json`", (StatusView, SupervisorView, Silent, RunnerStatus, Beside, Paused, Waiting)),
+    ("`status --json`", (StatusView, SupervisorView, Silent, Sharing, RunnerStatus, Beside, Paused, Waiting)),
     ("`health --json`", (HealthView,)),
     ("`logs ID --json` is an array of lines", (OutputLine,)),
     ("`top --json`; its `StatusView` is that of `status`", (TopView, Load)),
