@@ -75,6 +75,14 @@ def test_show_tells_each_attempt_in_one_sentence(workplace: Workplace, crashed: 
     ) in shown
 
 
+def test_labels_stand_apart_from_their_values(workplace: Workplace) -> None:
+    """Also the longest."""
+    (execution,) = workplace.insert("resize", concurrency_key="acme")
+    shown = workplace.run("show", execution).stdout
+    assert "concurrency key  acme\n" in shown
+    assert "task             resize\n" in shown
+
+
 def test_show_prints_what_the_dead_runner_left(workplace: Workplace, crashed: str) -> None:
     """Stacks and the last lines of stderr."""
     shown = workplace.run("show", crashed).stdout
@@ -108,7 +116,7 @@ def test_moments_name_their_zone_and_one_step_is_one_step(workplace: Workplace) 
     with workplace.database.writing() as connection:
         steps.record(connection, [NewStep(execution, claim, "fetch", b"1", NOON, NOON, 1)])
     shown = workplace.run("show", execution).stdout
-    assert "created        2030-01-01 13:00:00 CET\n" in shown
+    assert "created          2030-01-01 13:00:00 CET\n" in shown
     assert "\n1 step\n" in shown
 
 

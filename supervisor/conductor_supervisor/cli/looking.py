@@ -143,9 +143,10 @@ def _show_facts(execution: ExecutionView) -> None:
         ("result", render.compact_json(execution.result) if execution.state == "completed" else ""),
         ("error", render.failure(execution.error) if execution.error else ""),
     ]
+    width = max(len(name) for name, _ in facts) + 2
     for name, value in facts:
         if value:
-            render.say(f"{name:<15}{value}")
+            render.say(f"{name:<{width}}{value}")
     if execution.error is not None and execution.error.traceback:
         _show_block("traceback", execution.error.traceback, indent="  ")
 
