@@ -22,6 +22,7 @@ from queue import Empty, SimpleQueue
 
 from sqlalchemy import Connection
 
+from conductor_protocol.units import counted
 from conductor_supervisor.clock import Clock
 from conductor_supervisor.errors import StoreError
 from conductor_supervisor.store.database import Database, Undecided, is_conflict, is_damaged, is_transient
@@ -223,7 +224,7 @@ class Journal:
         if is_conflict(error):
             log.debug("%d writes met another's and are made again: %s", writes, _first_line(error))
         else:
-            self._note_away(error, f"{writes} writes wait")
+            self._note_away(error, f"{counted(writes, 'write')} {'waits' if writes == 1 else 'wait'}")
         if self._given_up.wait(delay):
             raise StoreError(
                 "the database did not take the last writes; their executions run again at the next start: "

@@ -209,7 +209,7 @@ def test_a_read_only_database_is_away(
     assert len(invoked(journal, 3)) == 3
     told = [record.getMessage() for record in caplog.records if record.name.endswith("journal")]
     assert len(told) == 2, told
-    assert "the database is away, 1 writes wait: " in told[0]
+    assert "the database is away, 1 write waits: " in told[0]
     assert "readonly" in told[0]
     assert told[1].startswith("the database is back after ")
 

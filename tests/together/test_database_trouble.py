@@ -143,7 +143,7 @@ def test_work_waits_while_the_disk_is_full(project: Project, small_disk: Path) -
     assert project.diary() == [f"step {number}" for number in range(400)]
     told = [line for line in supervisor.output().splitlines() if "database is" in line]
     assert len(told) == 2, told
-    assert "the database is away, 1 writes wait: " in told[0]
+    assert "the database is away, 1 write waits: " in told[0]
     assert "full" in told[0]
     assert "the database is back after" in told[1]
 
