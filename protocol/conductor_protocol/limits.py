@@ -25,6 +25,9 @@ MOST_STARTS = 100_000
 SHORTEST_PERIOD = 1.0
 LONGEST_PERIOD = 366 * 86400.0
 
+SECONDS_WRITTEN = 59.95
+"""Periods below this are written in seconds, longer ones as ``1m30s``."""
+
 _PERIODS = {"second": 1.0, "minute": 60.0, "hour": 3600.0, "day": 86400.0}
 _RATE = re.compile(r"\s*(\d{1,20})\s*/\s*(\S.*?)\s*")
 _FIELD = r"[^.\s][^.]*"
@@ -46,9 +49,7 @@ def rate_spec(text: object, what: str = "rate") -> RateSpec:
             f'{what}: expected a number of starts in a period, such as "100/minute", "5/second", "1000/day" '
             f'or "10/30s", got {_shown(text)}'
         )
-    count, period = int(found[1]), _PERIODS.get(found[2].lower())
-    if period is None:
-        period = seconds(found[2], f"{what}: its period")
+    count, period = int(found[1]), _period(found[2], text, what)
     if not 1 <= count <= MOST_STARTS:
         raise UsageError(
             f"{what}: expected 1 to {MOST_STARTS:,} starts in a period, got {text!r}; "
@@ -59,10 +60,27 @@ def rate_spec(text: object, what: str = "rate") -> RateSpec:
     return RateSpec(count, period)
 
 
+def _period(written: str, text: object, what: str) -> float:
+    """Return the length of a period in seconds; ``text`` is the rate that it was written in."""
+    if (named := _PERIODS.get(written.lower())) is not None:
+        return named
+    try:
+        return seconds(written)
+    except UsageError as error:
+        raise UsageError(
+            f"{what}: expected as its period second, minute, hour, day, or a duration such as "
+            f'"30s", got {text!r}'
+        ) from error
+
+
 def rate_in_words(rate: RateSpec) -> str:
     """Return a rate as people write it."""
     named = next((name for name, length in _PERIODS.items() if length == rate.seconds), None)
-    return f"{rate.count}/{named or in_words(rate.seconds).replace(' ', '')}"
+    return f"{rate.count}/{named or _period_in_words(rate.seconds)}"
+
+
+def _period_in_words(length: float) -> str:
+    return f"{length:g}s" if length < SECONDS_WRITTEN else in_words(length)
 
 
 # Limits by key

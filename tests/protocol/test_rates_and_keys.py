@@ -45,7 +45,9 @@ def test_a_path_names_fields(path: object) -> None:
         check_path(path)
 
 
-@pytest.mark.parametrize("text", ["100/minute", "5/second", "1/hour", "1000/day", "10/30.0s", "7/1h30m"])
+@pytest.mark.parametrize(
+    "text", ["100/minute", "5/second", "1/hour", "1000/day", "5/10s", "5/1.5s", "7/1h30m"]
+)
 def test_a_rate_in_words_is_read_as_itself(text: str) -> None:
     """What ``tasks`` shows can be written into a file."""
     rate = rate_spec(text)

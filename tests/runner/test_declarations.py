@@ -208,7 +208,10 @@ def test_whatever_accepts_event_and_context_may_be_a_task(function: Callable[...
             "at most one limit without a key and one with a key",
         ),
         ({"rate": 100}, 'such as "100/minute", "5/second", "1000/day" or "10/30s", got 100'),
-        ({"rate": "100/fortnight"}, "rate: its period: expected a duration"),
+        (
+            {"rate": "100/fortnight"},
+            "as its period second, minute, hour, day, or a duration such as \"30s\", got '100/fortnight'",
+        ),
         ({"rate": "0/minute"}, "rate: expected 1 to 100,000 starts in a period, got '0/minute'"),
         ({"rate": "10/0.5s"}, "rate: expected a period from one second to 366 days, got '10/0.5s'"),
         ({"concurrency": True}, "got True"),
