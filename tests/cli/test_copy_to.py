@@ -133,6 +133,19 @@ def test_not_into_itself(workplace: Workplace) -> None:
     assert "got 'mysql:'" in workplace.error("copy-to", "mysql://me:secret@h/d", status=2)
 
 
+def test_a_copy_that_is_refused_says_nothing_of_others_who_cannot_write(
+    workplace: Workplace, target: Database
+) -> None:
+    """For they can: only the refusal is told."""
+    url = target.url_for_people
+    with folder_lock(workplace.runtime):
+        said = workplace.error("copy-to", url, status=1)
+    assert said.startswith("Error: a supervisor is running already")
+    workplace.run("copy-to", url)
+    for target_url, status in ((url, 1), ("mysql://me:secret@h/d", 2)):
+        assert "nobody else can write" not in workplace.error("copy-to", target_url, status=status)
+
+
 @pytest.mark.parametrize("option", [(), ("--dry-run",)], ids=["really", "dry"])
 def test_not_into_a_database_with_executions(
     workplace: Workplace, target: Database, option: tuple[str, ...]

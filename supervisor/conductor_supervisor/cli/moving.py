@@ -75,9 +75,9 @@ def _counted(site: Site, target: str) -> CopyView:
 def _copied(site: Site, target: str) -> CopyView:
     from conductor_supervisor.moving import move
 
-    render.remark(f"until the copy is done nobody else can write to {site.database_for_people}")
+    alone = f"until the copy is done nobody else can write to {site.database_for_people}"
     with _progress() as show:
-        moved = move(site.url, target, site.settings, site.clock, show)
+        moved = move(site.url, target, site.settings, site.clock, _after(alone, show))
     tables = [TableCopy(table=each.table, rows=each.rows, sha256=each.sha256) for each in moved.tables]
     return _view(site, target, tables, recovered=moved.recovered)
 
@@ -117,6 +117,18 @@ def _show(view: CopyView) -> None:
         "clients; one in the code, Conductor(database=...), has to be changed there.)\n"
         "The old one is as it was. What clients still write to it is not in the new one."
     )
+
+
+def _after(sentence: str, show: Show) -> Show:
+    """Say a sentence before the first thing is shown: a copy that is refused shows nothing."""
+    sentences = iter([sentence])
+
+    def say_and_show(what: str, rows: int) -> None:
+        for unsaid in sentences:
+            render.remark(unsaid)
+        show(what, rows)
+
+    return say_and_show
 
 
 @contextmanager
