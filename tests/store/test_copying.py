@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import inspect
+from collections.abc import Generator, Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import pytest
 from sqlalchemy import Connection, insert, text
@@ -228,3 +230,32 @@ def test_texts_come_in_the_order_of_their_bytes(kept: Kept) -> None:
     texts = [name for name in kept.key if name != "position" and name != "claim"]
     statement = str(kept.in_order().compile(dialect=postgresql.dialect()))  # type: ignore[no-untyped-call]
     assert statement.count('COLLATE "C"') == len(texts)
+
+
+@pytest.mark.parametrize("during", ["copying", "checking"])
+def test_what_is_interrupted_has_let_go_of_the_rows(
+    databases: list[Database], monkeypatch: pytest.MonkeyPatch, during: str
+) -> None:
+    """At once, and not when the database is closed already: that would be told as an error of its own."""
+    source, target = databases
+    fill(source)
+    begun = []
+    watched = copying._watched
+
+    def seen(*arguments: Any) -> Generator[tuple[object, ...], None, None]:
+        begun.append(watched(*arguments))
+        return begun[-1]
+
+    def interrupted(*arguments: Any) -> None:
+        if during == "copying":
+            next(arguments[-1])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(copying, "_watched", seen)
+    if during == "copying":
+        monkeypatch.setattr(target, "load", interrupted)
+    else:
+        monkeypatch.setattr(copying, "_encode", interrupted)
+    with pytest.raises(KeyboardInterrupt), writing_both(source, target) as (here, there):
+        copying.copy(here, target, there)
+    assert {inspect.getgeneratorstate(one) for one in begun} == {inspect.GEN_CLOSED}

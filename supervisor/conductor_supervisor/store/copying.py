@@ -10,7 +10,8 @@ Who lives (``supervisors``) is not copied: it is true of one database only.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
 from typing import TypeAlias
 
 import msgspec
@@ -119,15 +120,15 @@ def copy(
     for kept in KEPT:
         target.execute(delete(kept.table))
     for kept in KEPT:
-        rows = _watched(source, kept, f"copying {kept.name}", progress)
-        database.load(target, kept.table, kept.columns, _storable(kept, rows))
+        with closing(_watched(source, kept, f"copying {kept.name}", progress)) as rows:
+            database.load(target, kept.table, kept.columns, _storable(kept, rows))
     return [_compared(kept, source, target, progress) for kept in KEPT]
 
 
 def _watched(
     connection: Connection, kept: Kept, what: str, progress: Progress
-) -> Iterator[tuple[object, ...]]:
-    """Give all rows of a table in order, and tell of every few of them.
+) -> Generator[tuple[object, ...], None, None]:
+    """Give all rows of a table in order, and tell of every few of them. Close it before the connection.
 
     :raises StoreError: if they cannot be read.
     """
@@ -169,7 +170,8 @@ def _compared(kept: Kept, source: Connection, target: Connection, progress: Prog
 def check(connection: Connection, kept: Kept, progress: Progress = lambda _what, _rows: None) -> Checked:
     """Read all rows of a table, count them, and make their checksum."""
     rows, digest = 0, hashlib.sha256()
-    for row in _watched(connection, kept, f"checking {kept.name}", progress):
-        rows += 1
-        digest.update(_encode(row))
+    with closing(_watched(connection, kept, f"checking {kept.name}", progress)) as found:
+        for row in found:
+            rows += 1
+            digest.update(_encode(row))
     return Checked(kept.name, rows, digest.hexdigest())
