@@ -12,7 +12,7 @@ from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 from msgspec import Struct
-from sqlalchemy import Connection
+from sqlalchemy import Connection, inspect
 from sqlalchemy.exc import SQLAlchemyError
 
 from conductor_protocol.errors import UsageError
@@ -34,7 +34,8 @@ from conductor_supervisor.settings import Settings
 from conductor_supervisor.store import attempts, copying, leases, tasks
 from conductor_supervisor.store.copying import Checked, Progress
 from conductor_supervisor.store.database import Database, Undecided, reason
-from conductor_supervisor.store.location import locate
+from conductor_supervisor.store.location import PostgresLocation, locate
+from conductor_supervisor.store.schema import supervisors
 
 UTC = "UTC"
 
@@ -57,12 +58,7 @@ def count(source: str, target: str) -> dict[str, int]:
     _check_two(source, target)
     with closing(Database.look(source)) as here, _worded(here), here.reading() as connection:
         counted = copying.counts(connection)
-    try:
-        there = Database.look(target)
-    except (NoDatabase, ForeignDatabase, OutdatedDatabase):
-        return counted  # it would get its tables, or the newest ones, first
-    with closing(there), _worded(there), there.reading() as connection:
-        _check_room(there, connection)
+    _check_target(target)
     return counted
 
 
@@ -76,16 +72,19 @@ def move(source: str, target: str, settings: Settings, clock: Clock, progress: P
     :raises StoreError: if a database cannot be used, or the target has executions; it is as before then.
     """
     _check_two(source, target)
+    # Before anything is locked: the lock of a file is a file beside it, also where that is no database.
+    Database.look(source).close()
+    _check_target(target)
     with ExitStack() as stack:
         folder, former = _stand_still(stack, source, target, settings)
-        Database.look(source).close()
         here = stack.enter_context(closing(Database.open(source)))
         there = stack.enter_context(closing(Database.open(target)))
-        there.migrate()
         leftovers.end_those_of_the_last_supervisor(folder)
         left = aftermath.read(folder, former)
         with _worded(here), here.writing() as reading:
             _have_alone(here, reading, former)
+            with _worded(there):
+                there.migrate()
 
             def work(writing: Connection) -> Moved:
                 _have_alone(there, writing)
@@ -103,6 +102,31 @@ def _check_two(source: str, target: str) -> None:
         raise UsageError(
             f"{other.for_people} is the database that is configured here; name another one to copy it to"
         )
+
+
+def _check_target(url: str) -> None:
+    """Refuse a database that cannot take a copy. It is not changed, be its tables those of an older version.
+
+    :raises AlreadyRunning: if a supervisor has a lease there.
+    :raises StoreError: if it cannot be used, or has executions.
+    """
+    try:
+        there = Database.look(url)
+    except (NoDatabase, ForeignDatabase):
+        return  # it would get its tables first
+    except OutdatedDatabase:
+        there = Database.open(url)
+    with closing(there), _worded(there), there.reading() as connection:
+        if _has_leases(url, connection):
+            _check_leases(there, connection)
+        _check_room(there, connection)
+
+
+def _has_leases(url: str, connection: Connection) -> bool:
+    """Tell whether supervisors need a lease: those of the first versions did not."""
+    location = locate(url)
+    schema = location.schema if isinstance(location, PostgresLocation) else None
+    return inspect(connection).has_table(supervisors.name, schema=schema)
 
 
 def _stand_still(stack: ExitStack, source: str, target: str, settings: Settings) -> tuple[Path, str | None]:
@@ -140,7 +164,7 @@ def _have_alone(database: Database, connection: Connection, dead: str | None = N
     _check_leases(database, connection, dead)
 
 
-def _check_leases(database: Database, connection: Connection, dead: str | None) -> None:
+def _check_leases(database: Database, connection: Connection, dead: str | None = None) -> None:
     alive = [member for member in leases.living(connection) if member.id != dead]
     if alive:
         who = ", ".join(f"process {member.pid} on {member.host}" for member in alive)

@@ -9,16 +9,23 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from sqlalchemy import text
 from workplace import NOON, Workplace
 
 from conductor_protocol.manifest import TaskSpec
+from conductor_supervisor.errors import OutdatedDatabase
 from conductor_supervisor.runtime import database_lock, folder_lock, runtime_folder
-from conductor_supervisor.store import leases
+from conductor_supervisor.store import leases, migrations
 from conductor_supervisor.store.database import Database
 from conductor_supervisor.store.leases import Member
 from testbed.postgresql import PostgresServer
 
 TABLES = ["executions", "steps", "attempts", "output", "starts", "schedules", "tasks", "pauses"]
+AN_EXECUTION = """
+    INSERT INTO conductor_executions
+        (id, task, state, priority, event, payload, created_at, due_at, attempt, claim, lost)
+    VALUES ('x', 't', 'ready', 0, 'invoke', '1', 1, 1, 0, 0, 0)
+    """
 MEMBER = Member("id", "web1", 4711, "shop:app", NOON)
 
 
@@ -154,6 +161,48 @@ def test_not_into_a_database_with_executions(
     url = target.url_for_people
     workplace.run("copy-to", url)
     assert "has executions already" in workplace.run("copy-to", url, *option, status=1).stderr
+
+
+@pytest.mark.parametrize("option", [(), ("--dry-run",)], ids=["really", "dry"])
+@pytest.mark.parametrize("there_is", ["an execution", "a supervisor"])
+def test_a_refused_copy_leaves_an_older_schema_as_it_was(
+    workplace: Workplace, fresh_url: str, option: tuple[str, ...], there_is: str
+) -> None:
+    """It could not be used by the older version any more."""
+    target = Database.open(fresh_url)
+    with closing(target), target._migrating() as connection:
+        migrations.upgrade(connection, "0003" if there_is == "an execution" else "0004")
+        if there_is == "an execution":
+            connection.execute(text(AN_EXECUTION))
+        else:
+            leases.renew(connection, MEMBER, 30_000_000)
+    said = workplace.error("copy-to", fresh_url, *option, status=1)
+    assert ("has executions already" if there_is == "an execution" else "process 4711 on web1") in said
+    with pytest.raises(OutdatedDatabase):
+        Database.look(fresh_url)
+
+
+def test_a_copy_refused_here_leaves_an_older_schema_as_it_was(
+    workplace: Workplace, target: Database, fresh_url: str
+) -> None:
+    """That of the new database, because a supervisor has a lease on the old one."""
+    with target.writing() as connection:
+        leases.renew(connection, MEMBER, 30_000_000)
+    older = Database.open(fresh_url)
+    with closing(older), older._migrating() as connection:
+        migrations.upgrade(connection, "0004")
+    workplace.error("copy-to", fresh_url, "--database", target.url_for_people, status=1)
+    with pytest.raises(OutdatedDatabase):
+        Database.look(fresh_url)
+
+
+def test_nothing_is_left_beside_a_file_that_is_no_database(workplace: Workplace, tmp_path: Path) -> None:
+    """Not even a lock."""
+    file = tmp_path / "list.txt"
+    file.write_text("milk\n" * 1000)
+    before = sorted(tmp_path.iterdir())
+    workplace.error("copy-to", f"sqlite:///{file}", status=1)
+    assert sorted(tmp_path.iterdir()) == before
 
 
 def test_not_while_a_supervisor_runs_here(workplace: Workplace, postgres_url: str) -> None:
