@@ -33,7 +33,7 @@ from conductor_supervisor.runtime import LOCK, database_lock, folder_lock, holde
 from conductor_supervisor.settings import Settings
 from conductor_supervisor.store import attempts, copying, leases, tasks
 from conductor_supervisor.store.copying import Checked, Progress
-from conductor_supervisor.store.database import Database, Undecided, reason
+from conductor_supervisor.store.database import Database, Undecided, is_transient, reason
 from conductor_supervisor.store.location import PostgresLocation, locate
 from conductor_supervisor.store.schema import supervisors
 
@@ -150,13 +150,16 @@ def _have_alone(database: Database, connection: Connection, dead: str | None = N
 
     :param dead: a supervisor that is certainly dead, whatever its lease says.
     :raises AlreadyRunning: if a supervisor, on whatever machine, has a lease.
-    :raises StoreError: if others go on writing.
+    :raises StoreError: if others go on writing, or we may not write.
     """
     # Before the tables are locked as well, for then a supervisor would have to wait.
     _check_leases(database, connection, dead)
     try:
         database.keep_others_from_writing(connection)
     except SQLAlchemyError as error:
+        if not is_transient(error):
+            database.check_writable()  # says which rights are lacking
+            raise
         raise StoreError(
             f"{database.url_for_people} cannot be had alone, others are writing: {reason(error)}; see to it "
             "that their transactions end, then copy again"

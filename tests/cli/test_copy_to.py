@@ -246,6 +246,25 @@ def test_not_while_others_go_on_writing(
     assert "cannot be had alone, others are writing: canceling statement due to lock timeout" in said
 
 
+def test_a_role_that_may_not_write_is_told_what_it_lacks(
+    workplace: Workplace, postgres: PostgresServer, postgres_url: str
+) -> None:
+    """Others are not blamed for it."""
+    name = postgres_url.rpartition("/")[2]
+    postgres.execute("CREATE ROLE reader LOGIN")
+    try:
+        postgres.execute("GRANT USAGE ON SCHEMA conductor TO reader", name)
+        postgres.execute("GRANT SELECT ON ALL TABLES IN SCHEMA conductor TO reader", name)
+        url = postgres_url.replace("postgres@", "reader@")
+        said = workplace.error("copy-to", url, status=1)
+    finally:
+        postgres.execute("DROP OWNED BY reader", name)
+        postgres.execute("DROP ROLE reader")
+    assert "cannot be written: the role reader lacks rights on conductor.conductor_" in said
+    assert "GRANT SELECT, INSERT, UPDATE, DELETE" in said
+    assert "others are writing" not in said
+
+
 def test_a_connection_that_breaks_at_the_commit(
     workplace: Workplace, postgres: PostgresServer, postgres_url: str
 ) -> None:
