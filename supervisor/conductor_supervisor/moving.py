@@ -29,7 +29,16 @@ from conductor_supervisor.errors import (
 )
 from conductor_supervisor.generation import tasks_of
 from conductor_supervisor.processes import leftovers
-from conductor_supervisor.runtime import LOCK, database_lock, folder_lock, holder_of, runtime_folder
+from conductor_supervisor.runtime import (
+    LOCK,
+    check_free,
+    database_lock,
+    database_lock_path,
+    find_runtime_folder,
+    folder_lock,
+    holder_of,
+    runtime_folder,
+)
 from conductor_supervisor.settings import Settings
 from conductor_supervisor.store import attempts, copying, leases, tasks
 from conductor_supervisor.store.copying import Checked, Progress
@@ -49,17 +58,45 @@ class Moved(Struct, frozen=True):
     """Executions that were running when the last supervisor died: they go on as after any such death."""
 
 
-def count(source: str, target: str) -> dict[str, int]:
-    """Return how many rows would be moved, by table. Nothing is made, changed or locked.
+class Counted(Struct, frozen=True):
+    """What would be moved."""
+
+    rows: dict[str, int]
+    """By table."""
+    obstacle: str | None
+    """Which supervisor has to be stopped first; None: the copy could be made at once."""
+
+
+def count(source: str, target: str, settings: Settings) -> Counted:
+    """Return how many rows would be moved. Nothing is made or changed, and no supervisor has to stop for it.
 
     :raises UsageError: if a URL cannot be meant, or both name the same database.
     :raises StoreError: if a database cannot be used, or the target has executions.
     """
     _check_two(source, target)
     with closing(Database.look(source)) as here, _worded(here), here.reading() as connection:
-        counted = copying.counts(connection)
-    _check_target(target)
-    return counted
+        rows = copying.counts(connection)
+    try:
+        _check_target(target)
+        _check_stopped(source, target, settings)
+    except AlreadyRunning as running:
+        return Counted(rows, str(running))
+    return Counted(rows, None)
+
+
+def _check_stopped(source: str, target: str, settings: Settings) -> None:
+    """Look for what :func:`move` would find locked on this machine, and for leases on the source.
+
+    :raises AlreadyRunning: if a supervisor is running.
+    """
+    folder = find_runtime_folder(source, settings.runtime)
+    locks = (find_runtime_folder(target) / LOCK, folder / LOCK, *map(database_lock_path, (source, target)))
+    for lock in locks:
+        if lock is not None:
+            check_free(lock)
+    former = holder_of(folder / LOCK)
+    with closing(Database.look(source)) as here, _worded(here), here.reading() as connection:
+        _check_leases(here, connection, former.name if former is not None else None)
 
 
 def move(source: str, target: str, settings: Settings, clock: Clock, progress: Progress) -> Moved:
@@ -117,9 +154,9 @@ def _check_target(url: str) -> None:
     except OutdatedDatabase:
         there = Database.open(url)
     with closing(there), _worded(there), there.reading() as connection:
+        _check_room(there, connection)
         if _has_leases(url, connection):
             _check_leases(there, connection)
-        _check_room(there, connection)
 
 
 def _has_leases(url: str, connection: Connection) -> bool:

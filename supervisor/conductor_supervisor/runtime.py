@@ -175,7 +175,7 @@ class Lock:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(descriptor)
-            raise AlreadyRunning(self._sentence(holder_of(self._path))) from None
+            raise AlreadyRunning(_running(self._path, holder_of(self._path))) from None
         before = holder_of(self._path)
         self.former = None if before is None else before.name
         note = f"{os.getpid()} {datetime.now(UTC).isoformat(timespec='seconds')} {self._name}".rstrip() + "\n"
@@ -189,13 +189,6 @@ class Lock:
             os.close(self._descriptor)
             self._descriptor = None
 
-    def _sentence(self, holder: Holder | None) -> str:
-        who = str(holder) if holder is not None else "a process that has not said its name yet"
-        return (
-            f"a supervisor is running already ({who}; it holds {self._path}); "
-            "stop it first: conductor-supervisor stop"
-        )
-
     def __enter__(self) -> Self:
         self.acquire()
         return self
@@ -204,6 +197,31 @@ class Lock:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.release()
+
+
+def _running(lock: Path, holder: Holder | None) -> str:
+    who = str(holder) if holder is not None else "a process that has not said its name yet"
+    return (
+        f"a supervisor is running already ({who}; it holds {lock}); stop it first: conductor-supervisor stop"
+    )
+
+
+def check_free(lock: Path) -> None:
+    """Look whether a process holds a lock. It is not taken, nor made where it is not there.
+
+    :raises AlreadyRunning: if one does.
+    """
+    import psutil
+
+    holder = holder_of(lock)
+    # Asking takes it for an instant, so that is not done where somebody may just be about to have it.
+    if holder is None or not psutil.pid_exists(holder.pid):
+        return
+    with contextlib.suppress(FileNotFoundError), lock.open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise AlreadyRunning(_running(lock, holder)) from None
 
 
 def folder_lock(folder: Path, name: str = "") -> Lock:
@@ -216,10 +234,16 @@ def database_lock(url: str) -> AbstractContextManager[object]:
 
     PostgreSQL may have several supervisors: nothing is locked there.
     """
+    path = database_lock_path(url)
+    return contextlib.nullcontext() if path is None else Lock(path)
+
+
+def database_lock_path(url: str) -> Path | None:
+    """Return the file of :func:`database_lock`; None if there is none."""
     location = locate(url)
     if not isinstance(location, SqliteLocation):
-        return contextlib.nullcontext()
-    return Lock(location.path.with_name(f"{location.path.name}-lock"))
+        return None
+    return location.path.with_name(f"{location.path.name}-lock")
 
 
 def poke(folder: Path) -> None:

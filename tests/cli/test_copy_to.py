@@ -105,12 +105,34 @@ def test_back_to_sqlite(workplace: Workplace, postgres_url: str) -> None:
 def test_a_dry_run_counts_and_changes_nothing(
     workplace: Workplace, postgres: PostgresServer, fresh_url: str
 ) -> None:
-    """Not even tables are made; and a supervisor need not stop for it."""
-    with folder_lock(workplace.runtime):
-        view = workplace.json("copy-to", fresh_url, "--dry-run")
+    """Not even tables are made."""
+    view = workplace.json("copy-to", fresh_url, "--dry-run")
     assert [each["rows"] for each in view["tables"]] == [3, 0, 0, 0, 0, 0, 1, 0]
-    assert "nothing was copied" in workplace.run("copy-to", fresh_url, "--dry-run").stdout
+    assert view["obstacle"] is None
+    told = workplace.run("copy-to", fresh_url, "--dry-run").stdout
+    assert told.endswith(f"\nnothing was copied; {fresh_url} can take it\n")
     assert schemas(postgres, "fresh") == []
+    assert not list(workplace.folder.glob("*-lock"))
+
+
+def test_a_dry_run_tells_who_has_to_stop_first(workplace: Workplace, target: Database) -> None:
+    """It needs not: the supervisors go on, on whichever side and machine."""
+    url, here = target.url_for_people, f"sqlite:///{workplace.folder}/conductor.db"
+    locks = (folder_lock(workplace.runtime), database_lock(here), folder_lock(runtime_folder(url)))
+    running = f"a supervisor is running already (process {os.getpid()}, since "
+    for lock in locks:
+        with lock:
+            view = workplace.json("copy-to", url, "--dry-run")
+            told = workplace.run("copy-to", url, "--dry-run").stdout
+        assert [each["rows"] for each in view["tables"]] == [3, 0, 0, 0, 0, 0, 1, 0]
+        assert view["obstacle"].startswith(running)
+        assert f"{url} can take it; but first: {running}" in told
+        assert workplace.json("copy-to", url, "--dry-run")["obstacle"] is None
+    with target.writing() as connection:
+        leases.renew(connection, MEMBER, 30_000_000)
+    back = f"sqlite:///{workplace.folder}/back.db"
+    for arguments in ((url,), (back, "--database", url)):
+        assert "process 4711 on web1" in workplace.json("copy-to", *arguments, "--dry-run")["obstacle"]
 
 
 # What is running when the supervisor died
@@ -176,8 +198,10 @@ def test_a_refused_copy_leaves_an_older_schema_as_it_was(
             connection.execute(text(AN_EXECUTION))
         else:
             leases.renew(connection, MEMBER, 30_000_000)
-    said = workplace.error("copy-to", fresh_url, *option, status=1)
-    assert ("has executions already" if there_is == "an execution" else "process 4711 on web1") in said
+    goes_on = option and there_is == "a supervisor"
+    result = workplace.run("copy-to", fresh_url, *option, status=0 if goes_on else 1)
+    why = "has executions already" if there_is == "an execution" else "process 4711 on web1"
+    assert why in " ".join(result.output.split())
     with pytest.raises(OutdatedDatabase):
         Database.look(fresh_url)
 

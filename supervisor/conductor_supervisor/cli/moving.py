@@ -40,6 +40,8 @@ class CopyView(Struct, frozen=True, kw_only=True):
     dry_run: bool
     recovered: int
     """Executions that were running when the supervisor of the old database died."""
+    obstacle: str | None = None
+    """With ``--dry-run``: which supervisor has to be stopped before the copy. Null: none."""
     tables: list[TableCopy]
 
 
@@ -67,9 +69,9 @@ def copy_to(site: Site, target: str, dry_run: bool, as_json: bool) -> None:
 def _counted(site: Site, target: str) -> CopyView:
     from conductor_supervisor.moving import count
 
-    counts = count(site.url, target)
-    tables = [TableCopy(table=table, rows=rows, sha256=None) for table, rows in counts.items()]
-    return _view(site, target, tables, dry_run=True)
+    counted = count(site.url, target, site.settings)
+    tables = [TableCopy(table=table, rows=rows, sha256=None) for table, rows in counted.rows.items()]
+    return _view(site, target, tables, dry_run=True, obstacle=counted.obstacle)
 
 
 def _copied(site: Site, target: str) -> CopyView:
@@ -83,7 +85,13 @@ def _copied(site: Site, target: str) -> CopyView:
 
 
 def _view(
-    site: Site, target: str, tables: list[TableCopy], *, dry_run: bool = False, recovered: int = 0
+    site: Site,
+    target: str,
+    tables: list[TableCopy],
+    *,
+    dry_run: bool = False,
+    recovered: int = 0,
+    obstacle: str | None = None,
 ) -> CopyView:
     from conductor_supervisor.store.location import locate
 
@@ -92,6 +100,7 @@ def _view(
         target=locate(target).for_people,
         dry_run=dry_run,
         recovered=recovered,
+        obstacle=obstacle,
         tables=tables,
     )
 
@@ -99,7 +108,8 @@ def _view(
 def _show(view: CopyView) -> None:
     if view.dry_run:
         render.table(["TABLE", "ROWS"], [[each.table, str(each.rows)] for each in view.tables])
-        render.say(f"\nnothing was copied; {view.target} can take it")
+        first = "" if view.obstacle is None else f"; but first: {view.obstacle}"
+        render.say(f"\nnothing was copied; {view.target} can take it{first}")
         return
     render.table(
         ["TABLE", "ROWS", "SHA-256 ON BOTH SIDES"],
