@@ -9,6 +9,9 @@ import pytest
 from workplace import PretendSupervisor, Workplace, status
 
 from conductor_protocol.manifest import TaskSpec
+from conductor_supervisor.overrides import effective
+from conductor_supervisor.processes.describe import current_folder, describe
+from conductor_supervisor.settings import Settings
 from testbed.postgresql import PostgresServer
 
 
@@ -38,6 +41,29 @@ def test_a_running_place_is_all_well(workplace: Workplace) -> None:
     assert "process 4711" in found["supervisor"][1]
     assert found["database"][0] == "ok"
     assert found["runtime folder"][0] == "ok"
+
+
+def test_the_app_is_what_a_start_would_find(workplace: Workplace) -> None:
+    """And where a supervisor runs, what it runs instead; a reload mends that."""
+    app = "from conductor import Conductor\napp = Conductor()\n"
+    task = "@app.task(max_attempts={1})\ndef {0}(event, ctx): ...\n"
+    Path("shop.py").write_text(app + "".join(task.format(*one) for one in (("a", 1), ("b", 2), ("d", 3))))
+    Path("conductor.toml").write_text('app = "shop:app"\n')
+    workplace.declare(*effective(describe("shop:app", current_folder(), 60.0), Settings()))
+    with PretendSupervisor(workplace.runtime, lambda _: status()):
+        assert findings(workplace)["supervisor"][0] == "ok"
+        Path("shop.py").write_text(app + "".join(task.format(*one) for one in (("b", 3), ("c", 1), ("d", 3))))
+        found = findings(workplace)
+    assert found["app"][:2] == ("ok", "shop:app with 3 tasks")
+    health, told, advice = found["supervisor"]
+    assert health == "warning"
+    assert told.endswith("; the code here declares other tasks than it runs")
+    assert advice == (
+        "only here: c; no more here: a; otherwise here: b; "
+        "let it read the code anew: conductor-supervisor reload"
+    )
+    Path("shop.py").write_text(app + task.format("b", 2))
+    assert findings(workplace)["app"][1] == "shop:app with 1 task"
 
 
 def test_a_database_that_cannot_be_used_is_a_problem(workplace: Workplace) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
-from workplace import NOON, SECOND, Workplace
+from workplace import NOON, SECOND, PretendSupervisor, Workplace
 
 from conductor_protocol.manifest import ChangeSpec, KeyLimitSpec, RateSpec, ScheduleSpec, TaskSpec, WindowSpec
 from conductor_protocol.operations import CrashReport, Failure, ProgressView
+from conductor_supervisor import control
 from conductor_supervisor.store import executions, schedules, steps, tasks
 from conductor_supervisor.store.attempts import Ending
 from conductor_supervisor.store.steps import NewStep
@@ -257,7 +259,23 @@ def test_an_empty_list_of_a_task_that_nobody_declares_says_so(workplace: Workpla
     workplace.declare(TaskSpec("resize"))
     shown = workplace.run("list", "--task", "rezise")
     assert shown.stdout == "no executions\n"
+    assert shown.stderr == "the code that ran last has no task 'rezise'; did you mean resize?\n"
+    with PretendSupervisor(workplace.runtime, lambda _: control.Health(pid=1, state="running")):
+        shown = workplace.run("list", "--task", "rezise")
     assert shown.stderr == "the running code has no task 'rezise'; did you mean resize?\n"
+
+
+@pytest.mark.parametrize("command", ["tasks", "schedules"])
+def test_a_list_of_code_that_does_not_run_says_whose_it_is(workplace: Workplace, command: str) -> None:
+    """It may have changed since. What runs, and what no supervisor has declared yet, is nobody else's."""
+    code = "from conductor import Conductor\napp = Conductor()\n@app.task\ndef a(event, ctx): ...\n"
+    Path("shop.py").write_text(code)
+    Path("conductor.toml").write_text('app = "shop:app"\n')
+    assert "has declared" not in workplace.run(command).stderr
+    workplace.declare(TaskSpec("resize"))
+    assert "as the last supervisor that was started has declared" in workplace.run(command).stderr
+    with PretendSupervisor(workplace.runtime, lambda _: control.Health(pid=1, state="running")):
+        assert workplace.run(command).stderr == ""
     assert workplace.run("list", "--task", "resize").stderr == ""
     workplace.insert("gone")
     assert workplace.run("list", "--task", "gone").stderr == ""

@@ -24,6 +24,8 @@ NOTHING = (
     'no tasks: start a supervisor here, or name the app in conductor.toml, as in  app = "shop.tasks:app"'
 )
 
+OLD = "as the last supervisor that was started has declared; the next start reads the code anew"
+
 HEADINGS = (
     *("TASK", "QUEUE", "TRIGGERS", "WINDOW", "CONCURRENCY", "RATE", "ATTEMPTS", "TIMEOUT", "MEMORY"),
     "ISOLATION",
@@ -61,7 +63,11 @@ class TaskView(Struct, frozen=True, kw_only=True):
 @json_option
 @located
 def tasks(site: Site, as_json: bool) -> None:
-    """List the app's tasks, with the operators' settings."""
+    """List the app's tasks, with the operators' settings.
+
+    As the supervisor that was started or reloaded last has declared them; before the first start, as the code
+    does.
+    """
     paused = _paused(site)
     views = [_task_view(spec, paused) for spec in site.declared()]
     if as_json:
@@ -69,6 +75,7 @@ def tasks(site: Site, as_json: bool) -> None:
     elif not views:
         render.say(NOTHING)
     else:
+        _say_if_old(site)
         render.table(
             HEADINGS,
             [
@@ -88,6 +95,12 @@ def tasks(site: Site, as_json: bool) -> None:
                 for view in views
             ],
         )
+
+
+def _say_if_old(site: Site) -> None:
+    """Say beside a list whose it is, if nobody runs that code now: it may have changed since."""
+    if site.declared_last() and not site.is_attended():
+        render.remark(OLD)
 
 
 def _paused(site: Site) -> set[tuple[str, str]]:
@@ -145,7 +158,11 @@ class ScheduleView(Struct, frozen=True, kw_only=True):
 @json_option
 @located
 def schedules(site: Site, as_json: bool) -> None:
-    """List the cron schedules with their next firings."""
+    """List the cron schedules with their next firings.
+
+    As the supervisor that was started or reloaded last has declared them; before the first start, as the code
+    does.
+    """
     paused = _paused(site)
     last = _last_firings(site)
     now = site.clock.now()
@@ -156,7 +173,9 @@ def schedules(site: Site, as_json: bool) -> None:
     ]
     if as_json:
         render.show_json(views)
-    elif not views:
+        return
+    _say_if_old(site)
+    if not views:
         render.say("no schedules")
     else:
         render.table(

@@ -13,6 +13,7 @@ from typing import Literal, TypeAlias
 
 import click
 from msgspec import Struct
+from msgspec.json import encode
 
 from conductor_protocol.errors import ConductorError
 from conductor_protocol.units import counted, moment, size_in_words
@@ -20,6 +21,7 @@ from conductor_supervisor import control
 from conductor_supervisor.cli import render
 from conductor_supervisor.cli.site import Site, json_option, located
 from conductor_supervisor.errors import ForeignDatabase, NotRunning, OutdatedDatabase, StoreError
+from conductor_supervisor.overrides import effective
 
 OLDEST_PYTHON = (3, 11)
 PACKAGES = ("conductor-supervisor", "click", "croniter", "msgspec", "psutil", "pyzmq", "rich", "sqlalchemy")
@@ -142,7 +144,7 @@ def _app(name: str, site: Site) -> Finding:
             'put  app = "shop.tasks:app"  into conductor.toml, or name it at start',
         )
     idle = idle_queues(site.settings, site.manifest)
-    found = f"{site.manifest.app} with {counted(len(site.declared()), 'task')}"
+    found = f"{site.manifest.app} with {counted(len(effective(site.manifest, site.settings)), 'task')}"
     return Finding(name, "warning" if idle else "ok", found, "\n".join(idle))
 
 
@@ -221,9 +223,32 @@ def _supervisor(name: str, site: Site) -> Finding:
         return Finding(name, "warning", "none is running here", "start one: conductor-supervisor start")
     if not isinstance(answer, control.Status):
         return Finding(name, "problem", f"gave an answer of another kind: {answer}")
-    return Finding(
-        name, "ok", f"process {answer.pid}, {answer.state} since {render.local(moment(answer.started))}"
-    )
+    found = f"process {answer.pid}, {answer.state} since {render.local(moment(answer.started))}"
+    if different := _differences(site):
+        return Finding(
+            name,
+            "warning",
+            f"{found}; the code here declares other tasks than it runs",
+            f"{different}; let it read the code anew: conductor-supervisor reload",
+        )
+    return Finding(name, "ok", found)
+
+
+def _differences(site: Site) -> str:
+    """Say in which tasks the app, as a start would find it, differs from what the supervisor runs."""
+    try:
+        if site.manifest is None:
+            return ""
+        here = {spec.name: encode(spec) for spec in effective(site.manifest, site.settings)}
+    except ConductorError:  # told by the check of the app
+        return ""
+    runs = {spec.name: encode(spec) for spec in site.declared_last()}
+    differing = {
+        "only here": here.keys() - runs.keys(),
+        "no more here": runs.keys() - here.keys(),
+        "otherwise here": {name for name in here.keys() & runs.keys() if here[name] != runs[name]},
+    }
+    return "; ".join(f"{how}: {', '.join(sorted(names))}" for how, names in differing.items() if names)
 
 
 Check: TypeAlias = Callable[[str, Site], Finding]

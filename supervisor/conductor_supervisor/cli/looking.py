@@ -74,10 +74,11 @@ def list_(
 
 
 def _doubt_task(site: Site, name: str) -> None:
-    """Say beside an empty answer that the task may be misspelt, if the running code has none of the name."""
+    """Say beside an empty answer that the task may be misspelt, if the code has none of the name."""
     known = [spec.name for spec in site.declared_last()]
     if known and name not in known:
-        render.remark(f"the running code has no task {name!r}{suggestion(name, known)}")
+        code = "the running code" if site.is_attended() else "the code that ran last"
+        render.remark(f"{code} has no task {name!r}{suggestion(name, known)}")
 
 
 def _attempts(execution: ExecutionView) -> int:

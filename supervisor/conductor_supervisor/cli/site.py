@@ -289,6 +289,16 @@ class Site:
             return str(error)
         return None
 
+    def is_attended(self) -> bool:
+        """Tell whether a supervisor is running here, or lives elsewhere and shares the database."""
+        try:
+            self.ask(control.AskHealth())
+        except NotRunning:
+            return self._is_shared()
+        except NotAnswering:
+            pass
+        return True
+
     def _is_shared(self) -> bool:
         """Tell whether a supervisor, on whatever machine, lives and shares the database."""
         from conductor_supervisor.store import leases
