@@ -190,6 +190,36 @@ def test_status_shows_what_each_runner_does(workplace: Workplace) -> None:
     assert programs["supervisor"]["started"] == "2030-01-01T12:00:00Z"
 
 
+@pytest.mark.parametrize("command", [("status",), ("top", "--once")], ids=["status", "top"])
+def test_runners_of_one_queue_are_told_apart_by_their_isolation(
+    workplace: Workplace, command: tuple[str, ...]
+) -> None:
+    """Where it has several; else its name is enough. Restarts have a column where there were any."""
+    workplace.run("migrate")
+    pools = [("default", "runner", 0), ("default", "shared", 0), ("media", "fresh", 0)]
+
+    def rows() -> list[list[str]]:
+        runners = [
+            control.RunnerStatus(
+                number=number, pid=None, queue=queue, isolation=isolation, state="idle", restarts=restarts
+            )
+            for number, (queue, isolation, restarts) in enumerate(pools, 1)
+        ]
+        with PretendSupervisor(workplace.runtime, lambda _: status(runners)):
+            return [line.split() for line in workplace.run(*command).stdout.splitlines()]
+
+    shown = rows()
+    for row in (
+        ["1", "default,", "runner", "idle"],
+        ["2", "default,", "shared", "idle"],
+        ["3", "media", "idle"],
+    ):
+        assert row in shown
+    pools[2] = ("media", "fresh", 7)
+    assert ["3", "media", "idle", "7"] in rows()
+    assert command == ("top", "--once") or not any("RESTARTS" in row for row in shown)
+
+
 @pytest.fixture
 def shared(postgres_url: str) -> Iterator[Database]:
     """A database that several supervisors may share."""

@@ -34,6 +34,12 @@ PATIENCE = 10.0
 BESIDE_SHOWN = 10
 """Executions of a shared runner that ``status`` shows below the first."""
 
+HEADINGS = (
+    *("RUNNER", "PID", "QUEUE", "STATE", "TASK", "EXECUTION", "STEP", "FOR", "MEMORY", "CPU", "RESTARTS"),
+    "PROGRESS",
+)
+"""Of the table of runners that ``status`` shows; RESTARTS only where there were any."""
+
 
 # status
 
@@ -252,10 +258,29 @@ def _show_supervisor(view: StatusView, now: datetime) -> None:
         f"{in_words(supervisor.cpu_seconds)} of processor time"
     )
     render.say()
-    render.table(
-        ["RUNNER", "PID", "QUEUE", "STATE", "TASK", "EXECUTION", "STEP", "FOR", "MEMORY", "CPU", "PROGRESS"],
-        [row for runner in supervisor.runners for row in _runner_rows(runner)],
-    )
+    queues = queue_cells(supervisor.runners)
+    rows = [row for runner in supervisor.runners for row in _runner_rows(runner, queues[runner.number])]
+    headings = [
+        heading
+        for column, heading in enumerate(HEADINGS)
+        if heading != "RESTARTS" or any(row[column] for row in rows)
+    ]
+    columns = [HEADINGS.index(heading) for heading in headings]
+    render.table(headings, [[row[column] for column in columns] for row in rows])
+
+
+def queue_cells(runners: Sequence[control.RunnerStatus]) -> dict[int, str]:
+    """Return what tables say of the runners' queues, by their numbers.
+
+    A queue that has runners of several isolations is named with that, or they would look alike.
+    """
+    kinds: dict[str, set[str]] = {}
+    for runner in runners:
+        kinds.setdefault(runner.queue, set()).add(runner.isolation)
+    return {
+        runner.number: f"{runner.queue}, {runner.isolation}" if len(kinds[runner.queue]) > 1 else runner.queue
+        for runner in runners
+    }
 
 
 def _sharing_in_words(one: Sharing, view: StatusView) -> str:
@@ -278,14 +303,14 @@ def none_here(view: StatusView) -> str:
     return f"none is running here (runtime folder {view.runtime}){start}"
 
 
-def _runner_rows(runner: control.RunnerStatus) -> Iterator[Sequence[str]]:
+def _runner_rows(runner: control.RunnerStatus, queue: str) -> Iterator[Sequence[str]]:
     """One row for each runner; below a shared one, one for each execution beside the first."""
-    yield _runner_row(runner)
+    yield _runner_row(runner, queue)
     for one in runner.beside[:BESIDE_SHOWN]:
         said = render.progress(one.done, one.total, one.message)
-        yield ["", "", "", "", *_execution_cells(one), "", "", said]
+        yield ["", "", "", "", *_execution_cells(one), "", "", "", said]
     if (hidden := len(runner.beside) - BESIDE_SHOWN) > 0:
-        yield ["", "", "", "", f"and {hidden} more; --json", *[""] * 6]
+        yield ["", "", "", "", f"and {hidden} more; --json", *[""] * 7]
 
 
 def _execution_cells(one: control.RunnerStatus | control.Beside) -> Sequence[str]:
@@ -297,15 +322,16 @@ def _execution_cells(one: control.RunnerStatus | control.Beside) -> Sequence[str
     ]
 
 
-def _runner_row(runner: control.RunnerStatus) -> Sequence[str]:
+def _runner_row(runner: control.RunnerStatus, queue: str) -> Sequence[str]:
     return [
         str(runner.number),
         "" if runner.pid is None else str(runner.pid),
-        runner.queue,
+        queue,
         runner.state,
         *_execution_cells(runner),
         "" if runner.memory is None else size_in_words(runner.memory),
         "" if runner.cpu_seconds is None else in_words(runner.cpu_seconds),
+        str(runner.restarts or ""),
         render.progress(runner.done, runner.total, runner.message) or runner.note,
     ]
 

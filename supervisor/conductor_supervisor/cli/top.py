@@ -19,7 +19,15 @@ from conductor_protocol.errors import UsageError
 from conductor_protocol.units import in_words, moment, seconds, size_in_words
 from conductor_supervisor import control
 from conductor_supervisor.cli import render
-from conductor_supervisor.cli.operate import StatusView, count_table, look, none_here, show_work, work_lines
+from conductor_supervisor.cli.operate import (
+    StatusView,
+    count_table,
+    look,
+    none_here,
+    queue_cells,
+    show_work,
+    work_lines,
+)
 from conductor_supervisor.cli.site import SHORTEST_ID, Site, json_option, located
 from conductor_supervisor.errors import NotAnswering, NotRunning
 
@@ -188,7 +196,8 @@ def _table(view: TopView, width: int | None) -> tuple[list[str], list[list[str]]
     """
     runners = view.status.supervisor.runners if view.status.supervisor is not None else []
     used = view.load.runners if view.load is not None else {}
-    rows = [_row(runner, used.get(runner.number), width) for runner in runners]
+    queues = queue_cells(runners)
+    rows = [_row(runner, queues[runner.number], used.get(runner.number), width) for runner in runners]
     headings = [
         heading
         for heading in (rows[0] if rows else {})
@@ -197,14 +206,16 @@ def _table(view: TopView, width: int | None) -> tuple[list[str], list[list[str]]
     return headings, [[row[heading] for heading in headings] for row in rows]
 
 
-def _row(runner: control.RunnerStatus, percent: float | None, width: int | None) -> dict[str, str]:
+def _row(
+    runner: control.RunnerStatus, queue: str, percent: float | None, width: int | None
+) -> dict[str, str]:
     bar = "" if width is None else _bar(runner)
     progress = render.progress(runner.done, runner.total, runner.message)
     step_time = "" if runner.step_seconds is None else in_words(runner.step_seconds)
     return {
         "RUNNER": str(runner.number),
         "PID": "" if runner.pid is None else str(runner.pid),
-        "QUEUE": runner.queue,
+        "QUEUE": queue,
         "STATE": runner.state,
         "TASK": runner.task or "",
         "EXECUTION": _id(runner.execution or "", width),
