@@ -54,7 +54,39 @@ def test_retry_makes_failed_and_cancelled_ones_ready(workplace: Workplace) -> No
     assert "Missing argument" in workplace.error("retry", status=2)
 
 
+def test_programs_read_what_was_changed(workplace: Workplace) -> None:
+    """And what was not, with exit status 1."""
+    one, other = workplace.insert("resize", count=2)
+    assert workplace.json("cancel", one) == {"id": one, "state": "ready", "changed": True}
+    assert workplace.json("cancel", one, status=1) == {"id": one, "state": "cancelled", "changed": False}
+    retried = [
+        {"id": one, "state": "cancelled", "changed": True},
+        {"id": other, "state": "ready", "changed": False},
+    ]
+    assert workplace.json("retry", one, other, status=1) == retried
+    workplace.run("cancel", one)
+    assert workplace.json("retry", one) == retried[:1]
+
+
+def test_a_mistyped_id_among_others_changes_nothing(workplace: Workplace) -> None:
+    """It is told before any is retried."""
+    (execution,) = workplace.insert("resize")
+    workplace.run("cancel", execution)
+    workplace.error("retry", execution, "no-such-id", status=1)
+    assert workplace.json("show", execution)["state"] == "cancelled"
+
+
 # pause and resume
+
+
+def test_programs_read_what_is_paused(workplace: Workplace) -> None:
+    """As it is now, and whether that is new."""
+    workplace.declare(TaskSpec("resize", queue="media"))
+    view = {"kind": "queue", "name": "media", "paused": True, "changed": True}
+    assert workplace.json("pause", "media") == view
+    assert workplace.json("pause", "media") == {**view, "changed": False}
+    assert workplace.json("resume", "media") == {**view, "paused": False}
+    assert workplace.json("resume", "media") == {**view, "paused": False, "changed": False}
 
 
 def paused(workplace: Workplace) -> set[tuple[tasks.Kind, str]]:
@@ -343,6 +375,18 @@ def test_stop_asks_the_supervisor(workplace: Workplace, now: bool) -> None:
         result = workplace.run("stop", *(["--now"] if now else []))
     assert result.stdout == "supervisor 4711 is stopping\n"
     assert supervisor.asked[-1] == control.AskStop(now=now)
+
+
+def test_programs_read_what_a_supervisor_does(workplace: Workplace) -> None:
+    """It is stopping; it has read the code anew."""
+    with PretendSupervisor(workplace.runtime, answering(4711, control.Accepted())):
+        assert workplace.json("stop") == {"pid": 4711, "ended": False}
+    (workplace.runtime / control.SOCKET).unlink(missing_ok=True)
+    with PretendSupervisor(workplace.runtime, answering(4711, control.Reloaded(tasks=3, retiring=1))):
+        assert workplace.json("reload") == {"tasks": 3, "retiring": 1}
+    database = f"sqlite:///{workplace.folder}/conductor.db"
+    assert workplace.json("migrate") == {"database": database, "changed": True}
+    assert workplace.json("migrate")["changed"] is False
 
 
 def test_a_refusal_is_told(workplace: Workplace) -> None:

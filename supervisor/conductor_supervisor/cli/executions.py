@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 import msgspec
-from msgspec import Raw
+from msgspec import Raw, Struct
 
 from conductor_protocol.errors import ConductorError, UsageError
 from conductor_protocol.manifest import TASK_NAME, TaskSpec
@@ -25,6 +25,7 @@ from conductor_protocol.operations import (
     NewExecution,
     Outcome,
     RetryExecution,
+    State,
 )
 from conductor_protocol.units import Instant, in_words, instant, seconds, size_in_words
 from conductor_supervisor.cli import render
@@ -253,17 +254,32 @@ def _ended(outcome: Outcome) -> str:
 # Changing
 
 
+class ChangedView(Struct, frozen=True, kw_only=True):
+    """What became of one execution that was to be changed."""
+
+    id: str
+    state: State
+    """What it was before."""
+    changed: bool
+    """False: its state did not allow that."""
+
+
 @click.command()
 @click.argument("execution", metavar="ID")
 @click.option("--reason", metavar="TEXT", help="Why; kept with the execution.")
+@json_option
 @located
-def cancel(site: Site, execution: str, reason: str | None) -> None:
+def cancel(site: Site, execution: str, reason: str | None, as_json: bool) -> None:
     """Cancel an execution.
 
-    A waiting one is cancelled at once; a running one is asked to stop, and stopped if it does not.
+    A waiting one is cancelled at once; a running one is asked to stop, and stopped if it does not. The exit
+    status is 1 if it has finished already.
     """
     whole = site.find_id(execution)
     answer = site.perform(CancelExecution(whole, reason), Changed)
+    if as_json:
+        render.show_json(ChangedView(id=whole, state=answer.state, changed=answer.changed))
+        click.get_current_context().exit(0 if answer.changed else 1)
     if not answer.changed:
         raise SupervisorError(f"execution {whole} is {answer.state} already; there is nothing to cancel")
     if answer.state == "running":
@@ -274,21 +290,30 @@ def cancel(site: Site, execution: str, reason: str | None) -> None:
 
 @click.command()
 @click.argument("given", nargs=-1, required=True, metavar="ID...")
+@json_option
 @located
-def retry(site: Site, given: tuple[str, ...]) -> None:
+def retry(site: Site, given: tuple[str, ...], as_json: bool) -> None:
     """Retry failed or cancelled executions.
 
-    They get all their attempts anew; their recorded steps stay.
+    They get all their attempts anew; their recorded steps stay. The exit status is 1 if one of them is
+    neither failed nor cancelled; the others are retried all the same.
     """
-    refused = []
-    for execution in given:
-        whole = site.find_id(execution)
-        answer = site.perform(RetryExecution(whole), Changed)
-        if answer.changed:
-            render.say(f"{whole} is ready again")
-        else:
-            refused.append(
-                f"execution {whole} is {answer.state}; only a failed or cancelled one can be retried"
+    views = [_retried(site, whole) for whole in [site.find_id(execution) for execution in given]]
+    if as_json:
+        render.show_json(views)
+        click.get_current_context().exit(0 if all(view.changed for view in views) else 1)
+    for view in views:
+        if view.changed:
+            render.say(f"{view.id} is ready again")
+    if refused := [view for view in views if not view.changed]:
+        raise SupervisorError(
+            "\n".join(
+                f"execution {view.id} is {view.state}; only a failed or cancelled one can be retried"
+                for view in refused
             )
-    if refused:
-        raise SupervisorError("\n".join(refused))
+        )
+
+
+def _retried(site: Site, execution: str) -> ChangedView:
+    answer = site.perform(RetryExecution(execution), Changed)
+    return ChangedView(id=execution, state=answer.state, changed=answer.changed)

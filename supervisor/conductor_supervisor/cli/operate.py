@@ -378,12 +378,24 @@ of_task = click.option("--task", "kind", flag_value="task", help="NAME is a task
 of_queue = click.option("--queue", "kind", flag_value="queue", help="NAME is a queue.")
 
 
+class PauseView(Struct, frozen=True, kw_only=True):
+    """What ``pause --json`` and ``resume --json`` show."""
+
+    kind: Kind
+    name: str
+    paused: bool
+    """As it is now."""
+    changed: bool
+    """False: it was so already."""
+
+
 @click.command()
 @click.argument("name")
 @of_task
 @of_queue
+@json_option
 @located
-def pause(site: Site, name: str, kind: Kind | None) -> None:
+def pause(site: Site, name: str, kind: Kind | None, as_json: bool) -> None:
     """Pause a task or a queue.
 
     No more of its executions are started; what runs goes on.
@@ -393,6 +405,9 @@ def pause(site: Site, name: str, kind: Kind | None) -> None:
     kind = _kind(site, name, kind)
     with site.writing() as connection:
         changed = tasks.pause(connection, kind, name, site.clock.now())
+    if as_json:
+        render.show_json(PauseView(kind=kind, name=name, paused=True, changed=changed))
+        return
     render.say(f"{kind} {name} is paused" if changed else f"{kind} {name} was paused already")
 
 
@@ -400,8 +415,9 @@ def pause(site: Site, name: str, kind: Kind | None) -> None:
 @click.argument("name")
 @of_task
 @of_queue
+@json_option
 @located
-def resume(site: Site, name: str, kind: Kind | None) -> None:
+def resume(site: Site, name: str, kind: Kind | None, as_json: bool) -> None:
     """Let a paused task or queue go on."""
     from conductor_supervisor.store import tasks
 
@@ -410,6 +426,9 @@ def resume(site: Site, name: str, kind: Kind | None) -> None:
     kind = kind or (paused[0] if len(paused) == 1 else _kind(site, name, None))
     with site.writing() as connection:
         changed = tasks.resume(connection, kind, name)
+    if as_json:
+        render.show_json(PauseView(kind=kind, name=name, paused=False, changed=changed))
+        return
     render.say(f"{kind} {name} goes on" if changed else f"{kind} {name} was not paused")
 
 
@@ -435,11 +454,21 @@ def _kind(site: Site, name: str, said: Kind | None) -> Kind:
 # stop
 
 
+class StopView(Struct, frozen=True, kw_only=True):
+    """What ``stop --json`` shows."""
+
+    pid: int
+    """The supervisor's."""
+    ended: bool
+    """False: it is about to, for nobody has waited."""
+
+
 @click.command()
 @click.option("--now", is_flag=True, help="Do not wait for checkpoints; nothing is lost either way.")
 @click.option("--wait", is_flag=True, help="Return only when the supervisor has ended.")
+@json_option
 @located
-def stop(site: Site, now: bool, wait: bool) -> None:
+def stop(site: Site, now: bool, wait: bool, as_json: bool) -> None:
     """Stop the running supervisor.
 
     What runs goes back to the queue with its steps.
@@ -453,9 +482,10 @@ def stop(site: Site, now: bool, wait: bool) -> None:
         raise SupervisorError(answer.message)
     if wait:
         _wait_for_end(supervisor.pid)
-        render.say(f"supervisor {supervisor.pid} has stopped")
+    if as_json:
+        render.show_json(StopView(pid=supervisor.pid, ended=wait))
     else:
-        render.say(f"supervisor {supervisor.pid} is stopping")
+        render.say(f"supervisor {supervisor.pid} {'has stopped' if wait else 'is stopping'}")
 
 
 def _wait_for_end(pid: int) -> None:
@@ -470,9 +500,19 @@ def _wait_for_end(pid: int) -> None:
 # reload
 
 
+class ReloadView(Struct, frozen=True, kw_only=True):
+    """What ``reload --json`` shows."""
+
+    tasks: int
+    """How many the new code declares."""
+    retiring: int
+    """Runners that are still at work with the old code."""
+
+
 @click.command()
+@json_option
 @located
-def reload(site: Site) -> None:
+def reload(site: Site, as_json: bool) -> None:
     """Have the running supervisor read the code anew.
 
     New runners run the new code; the old ones finish what they run. If the new code does not import, the old
@@ -481,6 +521,10 @@ def reload(site: Site) -> None:
     answer = site.ask(control.AskReload(), timeout=site.settings.import_timeout + PATIENCE)
     if isinstance(answer, control.Rejected):
         raise SupervisorError(f"the old code goes on: {answer.message}")
-    if isinstance(answer, control.Reloaded):
+    if not isinstance(answer, control.Reloaded):
+        raise SupervisorError(f"the supervisor gave an answer of another kind: {answer}")
+    if as_json:
+        render.show_json(ReloadView(tasks=answer.tasks, retiring=answer.retiring))
+    else:
         old = f"; still at work with the old code: {counted(answer.retiring, 'runner')}"
         render.say(f"reloaded: {counted(answer.tasks, 'task')}{old if answer.retiring else ''}")

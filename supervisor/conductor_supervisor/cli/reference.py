@@ -23,12 +23,23 @@ from conductor_protocol.operations import (
 )
 from conductor_supervisor.cli.declared import ScheduleView, TaskView
 from conductor_supervisor.cli.doctor import Finding, Health
+from conductor_supervisor.cli.executions import ChangedView
 from conductor_supervisor.cli.health import HealthView
 from conductor_supervisor.cli.moving import CopyView, TableCopy
-from conductor_supervisor.cli.operate import Paused, Sharing, Silent, StatusView, SupervisorView
+from conductor_supervisor.cli.operate import (
+    Paused,
+    PauseView,
+    ReloadView,
+    Sharing,
+    Silent,
+    StatusView,
+    StopView,
+    SupervisorView,
+)
 from conductor_supervisor.cli.output import OutputLine
 from conductor_supervisor.cli.replay import End, ReplayView
 from conductor_supervisor.cli.top import Load, TopView
+from conductor_supervisor.cli.upkeep import MigrateView
 from conductor_supervisor.cli.waiting import Waiting
 from conductor_supervisor.control import Beside, RunnerStatus, SupervisorState
 from conductor_supervisor.settings import QUEUE, SETTINGS, TASK
@@ -130,6 +141,11 @@ JSON_OUTPUT: tuple[tuple[str, tuple[type[Struct], ...]], ...] = (
     ("`tasks --json` is an array", (TaskView, WindowSpec)),
     ("`schedules --json` is an array", (ScheduleView,)),
     ("`doctor --json` is an array", (Finding,)),
+    ("`cancel ID --json`; `retry ID... --json` is an array", (ChangedView,)),
+    ("`pause NAME --json`, `resume NAME --json`", (PauseView,)),
+    ("`stop --json`", (StopView,)),
+    ("`reload --json`", (ReloadView,)),
+    ("`migrate --json`", (MigrateView,)),
     ("`copy-to URL --json`", (CopyView, TableCopy)),
 )
 

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import click
 from click.shell_completion import BashComplete, FishComplete, ShellComplete, ZshComplete
+from msgspec import Struct
 
 from conductor_protocol.errors import UsageError
 from conductor_supervisor.cli import render
-from conductor_supervisor.cli.site import Site, located
+from conductor_supervisor.cli.site import Site, json_option, located
 
 PROGRAM = "conductor-supervisor"
 COMPLETE_VARIABLE = "_CONDUCTOR_SUPERVISOR_COMPLETE"
@@ -19,9 +20,18 @@ COMPLETE_VARIABLE = "_CONDUCTOR_SUPERVISOR_COMPLETE"
 SHELLS: dict[str, type[ShellComplete]] = {"bash": BashComplete, "zsh": ZshComplete, "fish": FishComplete}
 
 
+class MigrateView(Struct, frozen=True, kw_only=True):
+    """What ``migrate --json`` shows."""
+
+    database: str
+    changed: bool
+    """False: it had the newest schema already."""
+
+
 @click.command()
+@json_option
 @located
-def migrate(site: Site) -> None:
+def migrate(site: Site, as_json: bool) -> None:
     """Make or update the database's schema.
 
     Every start does this too.
@@ -33,6 +43,9 @@ def migrate(site: Site) -> None:
         changed = database.migrate()
     finally:
         database.close()
+    if as_json:
+        render.show_json(MigrateView(database=database.url_for_people, changed=changed))
+        return
     done = "has the newest schema now" if changed else "had the newest schema already"
     render.say(f"{database.url_for_people} {done}")
 
