@@ -77,6 +77,16 @@ def test_show_tells_each_attempt_in_one_sentence(workplace: Workplace, crashed: 
     ) in shown
 
 
+def test_show_tells_attempts_of_a_retry_from_those_before(workplace: Workplace, crashed: str) -> None:
+    """Their numbers begin anew, as those of the handler and in the log."""
+    assert "retried" not in workplace.run("show", crashed).stdout
+    workplace.run("retry", crashed)
+    workplace.claim("resize")
+    lines = workplace.run("show", crashed).stdout.splitlines()
+    told = [line.split("attempt ")[-1].split()[0] for line in lines if " attempt" in line]
+    assert told == ["1", "2", "retried;", "1"]
+
+
 def test_labels_stand_apart_from_their_values(workplace: Workplace) -> None:
     """Also the longest."""
     (execution,) = workplace.insert("resize", concurrency_key="acme")

@@ -17,7 +17,7 @@ from conductor_protocol.operations import (
 )
 from conductor_protocol.units import counted, moment
 from conductor_supervisor.cli import render
-from conductor_supervisor.cli.sentences import attempt_in_words
+from conductor_supervisor.cli.sentences import RETRIED, attempt_in_words, counted_anew
 from conductor_supervisor.cli.site import Site, WholeNumber, json_option, located
 from conductor_supervisor.readers import suggestion
 
@@ -160,7 +160,9 @@ def _state_in_words(execution: ExecutionView) -> str:
 def _show_attempts(execution: ExecutionView, now: datetime) -> None:
     if execution.attempts:
         render.say("\nattempts")
-    for attempt in execution.attempts:
+    for before, attempt in zip([None, *execution.attempts], execution.attempts, strict=False):
+        if before is not None and counted_anew(before, attempt):
+            render.say(f"  {RETRIED}")
         render.say(f"  {render.local(attempt.started)}  {attempt_in_words(attempt, now)}")
         if attempt.crash is not None:
             crash = attempt.crash

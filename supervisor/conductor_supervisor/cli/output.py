@@ -72,7 +72,9 @@ class Lines:
 @click.option(
     "--stream", metavar="STREAM", type=click.Choice(get_args(Stream)), help="Only what was printed there."
 )
-@click.option("--attempt", metavar="N", type=click.IntRange(min=1), help="Only of this attempt.")
+@click.option(
+    "--attempt", metavar="N", type=click.IntRange(min=1), help="Only of this attempt, as show numbers it."
+)
 @click.option("--tail", metavar="N", type=click.IntRange(min=0), help="Only the last so many lines.")
 @click.option("--follow", "-f", is_flag=True, help="Go on until the execution has finished.")
 @json_option

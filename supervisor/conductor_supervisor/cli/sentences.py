@@ -8,6 +8,8 @@ from conductor_protocol.operations import TIMED_OUT, AttemptView, CrashReport
 from conductor_protocol.units import in_words, size_in_words
 from conductor_supervisor.cli import render
 
+RETRIED = "retried; attempts are counted anew:"
+
 WHY_UNCHARGED = {
     "shutdown": "for the shutdown",
     "window": "because its window closed",
@@ -20,6 +22,15 @@ WHY_UNCHARGED = {
 def attempt_in_words(attempt: AttemptView, now: datetime) -> str:
     """Return one sentence: ``attempt 2 died of SIGSEGV in step "resize-41", 3.2 s into it, 812 MiB peak``."""
     return f"attempt {attempt.number} {_fate(attempt, render.took(attempt.started, attempt.ended or now))}"
+
+
+def counted_anew(before: AttemptView, attempt: AttemptView) -> bool:
+    """Tell whether the execution had finished with one attempt, and was retried before the next.
+
+    One that is not charged has the number of the next, too; so a number that comes again does not tell.
+    """
+    charged = before.outcome in ("failed", "crashed")
+    return before.outcome == "cancelled" or attempt.number < before.number + charged
 
 
 def _fate(attempt: AttemptView, after: str) -> str:
