@@ -10,12 +10,14 @@ import pytest
 from workplace import NOON, Answer, PretendSupervisor, Workplace, status
 
 from conductor_protocol.manifest import KeyLimitSpec, RateSpec, TaskSpec, WindowSpec
+from conductor_protocol.operations import Failure
 from conductor_protocol.units import moment
 from conductor_supervisor import control
-from conductor_supervisor.cli import render
+from conductor_supervisor.cli import many, render
 from conductor_supervisor.errors import NotRunning
 from conductor_supervisor.runtime import folder_lock
 from conductor_supervisor.store import claiming, leases, tasks
+from conductor_supervisor.store.attempts import Ending
 from conductor_supervisor.store.claiming import Wanted
 from conductor_supervisor.store.database import Database
 from conductor_supervisor.store.leases import Member
@@ -74,6 +76,99 @@ def test_a_mistyped_id_among_others_changes_nothing(workplace: Workplace) -> Non
     workplace.run("cancel", execution)
     workplace.error("retry", execution, "no-such-id", status=1)
     assert workplace.json("show", execution)["state"] == "cancelled"
+
+
+# many at once
+
+
+def counts(workplace: Workplace) -> dict[str, dict[str, int]]:
+    """Return how many executions there are by task and state."""
+    found: dict[str, dict[str, int]] = workplace.json("status")["counts"]
+    return found
+
+
+def test_all_of_a_task_that_wait_are_cancelled(workplace: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many there are; those that run, and those of others, are left."""
+    monkeypatch.setattr(many, "BATCH", 2)
+    workplace.declare(TaskSpec("mail"), TaskSpec("resize"))
+    workplace.insert("mail")
+    workplace.insert("resize", count=6)
+    workplace.run("invoke", "resize", "--delay", "1h")
+    workplace.claim("resize")
+    shown = workplace.run("cancel", "--task", "resize", "--reason", "no need", "--yes")
+    assert shown.stdout == "cancelled: 6 executions of resize\n"
+    assert counts(workplace) == {"mail": {"ready": 1}, "resize": {"running": 1, "cancelled": 6}}
+    assert {one["cancel_reason"] for one in workplace.json("list", "--state", "cancelled")} == {"no need"}
+    retried = workplace.json("retry", "--task", "resize", "--state", "cancelled", "--yes")
+    assert retried == {"task": "resize", "changed": 6, "refused": 0}
+    assert counts(workplace)["resize"] == {"ready": 6, "running": 1}
+
+
+def test_only_those_of_a_state_are_cancelled(workplace: Workplace) -> None:
+    """Where one is named."""
+    workplace.insert("resize", count=2)
+    workplace.run("invoke", "resize", "--delay", "1h")
+    view = workplace.json("cancel", "--task", "resize", "--state", "scheduled", "--yes")
+    assert view == {"task": "resize", "changed": 1, "refused": 0}
+    assert counts(workplace) == {"resize": {"ready": 2, "cancelled": 1}}
+
+
+def fail(workplace: Workplace, task: str) -> None:
+    """Let one execution fail."""
+    claimed = workplace.claim(task)
+    workplace.end(
+        Ending(
+            execution=claimed.id,
+            claim=claimed.claim,
+            state="failed",
+            outcome="failed",
+            charged=True,
+            started=NOON,
+            ended=NOON,
+            failure=Failure(type="ValueError", message="too wide"),
+        )
+    )
+
+
+def test_all_of_a_task_that_have_failed_are_retried(workplace: Workplace) -> None:
+    """Not the cancelled ones, unless they are named; one whose key another has by now cannot be."""
+    workplace.run("invoke", "resize", "--dedupe-key", "nightly")
+    fail(workplace, "resize")
+    workplace.run("invoke", "resize", "--dedupe-key", "nightly")
+    workplace.insert("mail", count=2)
+    fail(workplace, "mail")
+    workplace.run("cancel", "--task", "mail", "--yes")
+    shown = workplace.run("retry", "--task", "mail", "--yes")
+    assert shown.stdout == "ready again: 1 execution of mail\n"
+    refused = workplace.json("retry", "--task", "resize", "--yes")
+    assert refused == {"task": "resize", "changed": 0, "refused": 1}
+    assert counts(workplace) == {"mail": {"ready": 1, "cancelled": 1}, "resize": {"ready": 1, "failed": 1}}
+
+
+def test_whoever_changes_many_is_asked(workplace: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With their number; where nobody can be, --yes is needed."""
+    workplace.insert("resize", count=3)
+    command = ("cancel", "--task", "resize")
+    said = workplace.error(*command, status=2)
+    assert said.endswith("to cancel all of a task, write --yes too: there is nobody to ask")
+    monkeypatch.setattr(many, "can_be_asked", lambda: True)
+    said = workplace.run(*command, status=1, stdin="n\n").stderr
+    assert "cancel 3 executions of resize? [y/N]" in said
+    assert counts(workplace) == {"resize": {"ready": 3}}
+    workplace.run(*command, stdin="y\n")
+    assert counts(workplace) == {"resize": {"cancelled": 3}}
+
+
+def test_ids_or_a_task_are_named(workplace: Workplace) -> None:
+    """Not both, and not neither."""
+    for command in ("cancel", "retry"):
+        assert "Missing argument" in workplace.error(command, status=2)
+        assert "both say what is meant" in workplace.error(command, "x", "--task", "y", status=2)
+    assert "write --task too" in workplace.error("retry", "x", "--state", "failed", status=2)
+    workplace.declare(TaskSpec("resize"))
+    shown = workplace.run("cancel", "--task", "rezise", "--yes")
+    assert shown.stdout == "cancelled: 0 executions of rezise\n"
+    assert "did you mean resize?" in shown.stderr
 
 
 # pause and resume

@@ -4,6 +4,7 @@
 ``render``      how answers look: tables, moments, durations, JSON
 ``start``       run the supervisor
 ``executions``  invoke, cancel, retry
+``many``        cancel and retry all of a task
 ``looking``     list, show
 ``replay``      replay
 ``top``         top

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 import time
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,7 +29,7 @@ from conductor_protocol.operations import (
     State,
 )
 from conductor_protocol.units import Instant, in_words, instant, seconds, size_in_words
-from conductor_supervisor.cli import render
+from conductor_supervisor.cli import many, render
 from conductor_supervisor.cli.site import Site, WholeNumber, json_option, located
 from conductor_supervisor.errors import PayloadMismatch, SupervisorError
 from conductor_supervisor.readers import suggestion
@@ -264,17 +265,48 @@ class ChangedView(Struct, frozen=True, kw_only=True):
     """False: its state did not allow that."""
 
 
+yes_option = click.option("--yes", is_flag=True, help="With --task: do not ask whether all are meant.")
+
+
 @click.command()
-@click.argument("execution", metavar="ID")
+@click.argument("execution", required=False, metavar="[ID]")
+@click.option("--task", metavar="TASK", help="Instead of an ID: all of this task that wait.")
+@click.option(
+    "--state",
+    metavar="STATE",
+    type=click.Choice(["scheduled", "ready"]),
+    help="With --task: only those in this state.",
+)
 @click.option("--reason", metavar="TEXT", help="Why; kept with the execution.")
+@yes_option
 @json_option
 @located
-def cancel(site: Site, execution: str, reason: str | None, as_json: bool) -> None:
-    """Cancel an execution.
+def cancel(
+    site: Site,
+    execution: str | None,
+    task: str | None,
+    state: State | None,
+    reason: str | None,
+    yes: bool,
+    as_json: bool,
+) -> None:
+    """Cancel an execution, or all of a task that wait.
 
     A waiting one is cancelled at once; a running one is asked to stop, and stopped if it does not. The exit
-    status is 1 if it has finished already.
+    status is 1 if it has finished already. With --task those are cancelled that are scheduled or ready, a
+    few at a time; one that has just begun meanwhile is asked to stop.
     """
+    many.check_which([] if execution is None else [execution], task, state)
+    if task is not None:
+        states: list[State] = ["scheduled", "ready"] if state is None else [state]
+        many.confirm(site, "cancel", task, states, yes)
+        view = many.change_all(site, task, states, lambda each: CancelExecution(each, reason))
+        many.show(site, view, "cancelled", as_json)
+    if execution is not None:
+        _cancel_one(site, execution, reason, as_json)
+
+
+def _cancel_one(site: Site, execution: str, reason: str | None, as_json: bool) -> None:
     whole = site.find_id(execution)
     answer = site.perform(CancelExecution(whole, reason), Changed)
     if as_json:
@@ -289,15 +321,36 @@ def cancel(site: Site, execution: str, reason: str | None, as_json: bool) -> Non
 
 
 @click.command()
-@click.argument("given", nargs=-1, required=True, metavar="ID...")
+@click.argument("given", nargs=-1, metavar="[ID...]")
+@click.option("--task", metavar="TASK", help="Instead of IDs: all of this task that have failed.")
+@click.option(
+    "--state",
+    metavar="STATE",
+    type=click.Choice(["failed", "cancelled"]),
+    help="With --task: those in this state.",
+)
+@yes_option
 @json_option
 @located
-def retry(site: Site, given: tuple[str, ...], as_json: bool) -> None:
+def retry(
+    site: Site, given: tuple[str, ...], task: str | None, state: State | None, yes: bool, as_json: bool
+) -> None:
     """Retry failed or cancelled executions.
 
     They get all their attempts anew; their recorded steps stay. The exit status is 1 if one of them is
-    neither failed nor cancelled; the others are retried all the same.
+    neither failed nor cancelled; the others are retried all the same. With --task all are retried that have
+    failed, or, with --state cancelled, were cancelled, a few at a time.
     """
+    many.check_which(given, task, state)
+    if task is not None:
+        states: list[State] = ["failed" if state is None else state]
+        many.confirm(site, "retry", task, states, yes)
+        many.show(site, many.change_all(site, task, states, RetryExecution), "ready again", as_json)
+    else:
+        _retry_these(site, given, as_json)
+
+
+def _retry_these(site: Site, given: Sequence[str], as_json: bool) -> None:
     views = [_retried(site, whole) for whole in [site.find_id(execution) for execution in given]]
     if as_json:
         render.show_json(views)

@@ -53,7 +53,7 @@ def list_(
     elif not found:
         render.say("no executions")
         if task is not None:
-            _doubt_task(site, task)
+            doubt_task(site, task)
     else:
         now = moment(site.clock.now())
         render.table(
@@ -73,7 +73,7 @@ def list_(
         )
 
 
-def _doubt_task(site: Site, name: str) -> None:
+def doubt_task(site: Site, name: str) -> None:
     """Say beside an empty answer that the task may be misspelt, if the code has none of the name."""
     known = [spec.name for spec in site.declared_last()]
     if known and name not in known:

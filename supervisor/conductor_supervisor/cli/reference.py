@@ -25,6 +25,7 @@ from conductor_supervisor.cli.declared import ScheduleView, TaskView
 from conductor_supervisor.cli.doctor import Finding, Health
 from conductor_supervisor.cli.executions import ChangedView
 from conductor_supervisor.cli.health import HealthView
+from conductor_supervisor.cli.many import ManyView
 from conductor_supervisor.cli.moving import CopyView, TableCopy
 from conductor_supervisor.cli.operate import (
     Paused,
@@ -142,6 +143,7 @@ JSON_OUTPUT: tuple[tuple[str, tuple[type[Struct], ...]], ...] = (
     ("`schedules --json` is an array", (ScheduleView,)),
     ("`doctor --json` is an array", (Finding,)),
     ("`cancel ID --json`; `retry ID... --json` is an array", (ChangedView,)),
+    ("`cancel --task TASK --json`, `retry --task TASK --json`", (ManyView,)),
     ("`pause NAME --json`, `resume NAME --json`", (PauseView,)),
     ("`stop --json`", (StopView,)),
     ("`reload --json`", (ReloadView,)),
