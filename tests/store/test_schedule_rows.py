@@ -8,7 +8,7 @@ from store_moves import NOW, SECOND, ask, claim, end, ending, view
 from conductor_protocol.manifest import ScheduleSpec, TaskSpec
 from conductor_protocol.operations import Listed, ListExecutions
 from conductor_protocol.units import moment
-from conductor_supervisor.store import schedules
+from conductor_supervisor.store import executions, schedules
 from conductor_supervisor.store.database import Database
 from conductor_supervisor.store.schedules import Firing
 
@@ -52,6 +52,24 @@ def test_no_firing_makes_two(database: Database) -> None:
     listed = ask(database, ListExecutions(task="t"))
     assert isinstance(listed, Listed)
     assert len(listed.executions) == 3
+
+
+def test_a_firing_that_others_have_made_and_removed_is_not_made_again(database: Database) -> None:
+    """A supervisor that was stopped comes late with it; what is later still is made, in its order."""
+    declare(database, TASK)
+    assert fire(database, NOW + 1, NOW + 2, now=NOW + 2) == 2
+    end(database, *[ending(claimed, expires=NOW + 3) for claimed in claim(database, "t")])
+    with database.writing() as connection:
+        assert executions.remove_expired(connection, NOW + 3) == 2
+    assert fire(database, NOW + 1, NOW + 2, NOW + 3, NOW + 4, now=NOW + 5) == 2
+    assert [claimed.scheduled_for for claimed in claim(database, "t")] == [NOW + 3, NOW + 4]
+
+
+def test_after_the_clock_has_gone_back_schedules_fire(database: Database) -> None:
+    """A last firing that lies in the future says nothing of those before it."""
+    declare(database, TASK)
+    assert fire(database, NOW + 100, now=NOW + 100) == 1
+    assert fire(database, NOW + 5, now=NOW + 5) == 1
 
 
 def test_the_last_firing_only_moves_forward(database: Database) -> None:

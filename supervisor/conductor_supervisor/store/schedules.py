@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from msgspec import Struct
 from sqlalchemy import Connection, bindparam, delete, insert, select, update
@@ -10,6 +10,7 @@ from sqlalchemy import Connection, bindparam, delete, insert, select, update
 from conductor_protocol.limits import key_in
 from conductor_protocol.manifest import TaskSpec
 from conductor_protocol.units import Instant
+from conductor_supervisor.store.dialect import as_list, one_of
 from conductor_supervisor.store.executions import insert_firings, new_row
 from conductor_supervisor.store.schema import schedules
 from conductor_supervisor.store.tasks import key_paths
@@ -63,18 +64,43 @@ class Firing(Struct, frozen=True):
 
 
 def fire(connection: Connection, firings: Sequence[Firing], now: Instant) -> int:
-    """Create an execution for each firing that has none yet; return how many are new."""
-    if not firings:
+    """Create an execution for each firing that has none yet; return how many are new.
+
+    What the schedule's row says decides, for the execution of an earlier firing may have been removed
+    already: whoever comes late, because it was stopped, would make it anew. A row that speaks of the future
+    tells nothing: the clock has gone back since.
+
+    :param firings: those of one schedule in their order.
+    """
+    last = _locked_last_firings(connection, {firing.task for firing in firings}) if firings else {}
+    new = [one for one in firings if not _was_made(one, last.get((one.task, one.schedule)), now)]
+    if not new:
         return 0
-    paths = key_paths(connection, {firing.task for firing in firings})
-    created = insert_firings(connection, [_row(firing, paths.get(firing.task), now) for firing in firings])
+    paths = key_paths(connection, {firing.task for firing in new})
     connection.execute(
         _NOTE_FIRING,
-        [{"of_task": firing.task, "of_name": firing.schedule, "at": firing.at} for firing in firings],
+        [{"of_task": firing.task, "of_name": firing.schedule, "at": firing.at} for firing in new],
     )
-    return created
+    return insert_firings(connection, [_row(firing, paths.get(firing.task), now) for firing in new])
 
 
+def _was_made(firing: Firing, last: Instant | None, now: Instant) -> bool:
+    return last is not None and firing.at <= last <= now
+
+
+def _locked_last_firings(connection: Connection, tasks: Collection[str]) -> dict[tuple[str, str], Instant]:
+    """Return the last firings of these tasks' schedules, which nobody else moves until we are done."""
+    rows = connection.execute(_LOCKED, {"tasks": as_list(sorted(tasks))})
+    return {(row.task, row.name): row.last_at for row in rows}
+
+
+# In one order for all, so that two who fire several never wait for each other.
+_LOCKED = (
+    select(schedules)
+    .where(one_of(schedules.c.task, "tasks"))
+    .order_by(schedules.c.task, schedules.c.name)
+    .with_for_update()
+)
 _NOTE_FIRING = (
     update(schedules)
     .where(
