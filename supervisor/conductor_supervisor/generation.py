@@ -49,7 +49,7 @@ def schedules_of(specs: Sequence[TaskSpec], zone: str, now: Instant) -> list[Sch
     from conductor_supervisor.rules.cron import Cron
 
     return [
-        Schedule(spec.name, s.name, s.payload, cron, s.catch_up, cron.next_firing(now))
+        Schedule(spec.name, s.name, s.payload, cron, s.catch_up, cron.next_firing(now), tz=s.tz)
         for spec, s in declared
         for cron in [Cron(s.expression, s.tz or zone)]
     ]

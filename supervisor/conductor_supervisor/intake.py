@@ -57,6 +57,8 @@ class Schedule:
     next_at: Instant
     made: deque[Instant] = field(default_factory=lambda: deque(maxlen=MOST_REMEMBERED))
     """The firings that were made last: a clock that goes back must not make them twice."""
+    tz: str | None = None
+    """As it is declared; None: the zone of the app."""
 
     def take_due(self, now: Instant) -> list[Instant]:
         """Return the firings that are due, and go on to the next; after a long sleep, those made up for."""
@@ -77,7 +79,8 @@ class Schedule:
 
     def firing(self, at: Instant) -> Firing:
         """Return the firing of that moment."""
-        return Firing(task=self.task, schedule=self.name, at=at, payload=self.payload)
+        expression, _ = self.cron.key
+        return Firing(self.task, self.name, at, self.payload, expression, self.tz)
 
 
 class Queue(NamedTuple):

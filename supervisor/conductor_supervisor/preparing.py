@@ -20,7 +20,7 @@ from conductor_supervisor.processes import leftovers
 from conductor_supervisor.roster import Task
 from conductor_supervisor.store import attempts, changes, executions, leases, schedules, tasks
 from conductor_supervisor.store.attempts import Recovered
-from conductor_supervisor.store.database import Database
+from conductor_supervisor.store.database import Database, despite_conflicts
 from conductor_supervisor.store.dialect import ALL_TASKS, lock_tasks
 from conductor_supervisor.store.leases import Member
 from conductor_supervisor.store.schedules import Firing
@@ -49,7 +49,7 @@ def prepare(
     left = aftermath.read(folder, former)
     try:
         database.migrate()
-        found = begin(database, known, zone, clock, left, me, lease)
+        found = despite_conflicts(lambda: begin(database, known, zone, clock, left, me, lease))
     except SQLAlchemyError as error:
         raise StoreError(database.unusable(error)) from error
     aftermath.sweep(folder)

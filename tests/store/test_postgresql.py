@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
+import psycopg
 import pytest
 from msgspec import Raw
 from sqlalchemy import Connection, text
@@ -21,7 +22,13 @@ from conductor_protocol.operations import InvokeMany, NewExecution
 from conductor_supervisor.door import Door
 from conductor_supervisor.errors import NoDatabase, StoreError
 from conductor_supervisor.store import executions, migrations, schema
-from conductor_supervisor.store.database import Database, Undecided, is_conflict, is_transient
+from conductor_supervisor.store.database import (
+    Database,
+    Undecided,
+    despite_conflicts,
+    is_conflict,
+    is_transient,
+)
 from conductor_supervisor.store.dialect import sql
 from conductor_supervisor.store.location import PostgresLocation, locate
 from testbed.postgresql import PostgresServer
@@ -451,3 +458,22 @@ def test_a_lost_connection_is_worth_another_try(database: Database) -> None:
         with pytest.raises(Exception, match="timeout") as slow:
             connection.execute(text("SELECT pg_sleep(10)"))
     assert is_transient(slow.value)
+
+
+def test_work_that_met_anothers_is_done_again_but_not_for_ever() -> None:
+    """The database has rolled it back; anything else is the caller's affair at once."""
+    tries: list[type[psycopg.Error]] = []
+
+    def fail(times: int, kind: type[psycopg.Error]) -> int:
+        if len(tries) < times:
+            tries.append(kind)
+            raise DBAPIError("SELECT 1", None, kind())
+        return len(tries)
+
+    assert despite_conflicts(lambda: fail(2, psycopg.errors.DeadlockDetected)) == 2
+    with pytest.raises(DBAPIError):
+        despite_conflicts(lambda: fail(100, psycopg.errors.SerializationFailure))
+    assert len(tries) < 20
+    tries.clear()
+    with pytest.raises(DBAPIError):
+        despite_conflicts(lambda: fail(1, psycopg.errors.UniqueViolation))

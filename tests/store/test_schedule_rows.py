@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from threading import Event, Thread, current_thread
+
 import msgspec
+import pytest
+from sqlalchemy import event, func, select
 from store_moves import NOW, SECOND, ask, claim, end, ending, view
 
 from conductor_protocol.manifest import ScheduleSpec, TaskSpec
 from conductor_protocol.operations import Listed, ListExecutions
 from conductor_protocol.units import moment
-from conductor_supervisor.store import executions, schedules
+from conductor_supervisor.store import executions, schedules, schema
 from conductor_supervisor.store.database import Database
 from conductor_supervisor.store.schedules import Firing
 
@@ -97,3 +103,66 @@ def test_a_changed_schedule_counts_from_now(database: Database) -> None:
     assert last(database) == {KEY: NOW + 7}
     declare(database, TaskSpec(name="t"))
     assert last(database) == {}
+
+
+def test_a_schedule_that_older_code_has_taken_away_is_there_again_with_its_next_firing(
+    database: Database,
+) -> None:
+    """During a rollout old and new code declare by turns; what is missed later is known all the same."""
+    declare(database, TASK)
+    declare(database, TaskSpec(name="t"))
+    firing = Firing("t", "nightly", NOW + 5, expression=NIGHTLY.expression, tz=NIGHTLY.tz)
+    with database.writing() as connection:
+        assert schedules.fire(connection, [firing], NOW + 5) == 1
+    declare(database, TASK, now=NOW + 100)
+    assert last(database) == {KEY: NOW + 5}
+
+
+@pytest.mark.parametrize("after", ["SELECT", "INSERT"])
+def test_a_declaration_beside_a_firing_does_not_set_the_schedule_back(postgres_url: str, after: str) -> None:
+    """Whichever comes first, at whatever moment the other comes."""
+    with closing(Database.open(postgres_url)) as database:
+        declare(database, TASK)
+        firing = Thread(target=fire, args=(database, NOW + 5))
+
+        def meanwhile(_connection: object, _cursor: object, statement: str, *_more: object) -> None:
+            if (
+                statement.lstrip().startswith(after)
+                and "conductor_schedules" in statement
+                and not firing.ident
+            ):
+                firing.start()
+                firing.join(0.3)  # it may have to wait for us
+
+        event.listen(database._engine, "after_cursor_execute", meanwhile)
+        declare(database, TASK, now=NOW + 100)
+        firing.join()
+        assert last(database) == {KEY: NOW + 5}
+
+
+def test_declaring_and_firing_do_not_wait_for_each_other(postgres_url: str) -> None:
+    """A start declares and makes up for the firing that another is just making."""
+    with closing(Database.open(postgres_url)) as database:
+        declare(database, TASK)
+        fires, starts = Event(), Event()
+
+        def meet(_connection: object, _cursor: object, statement: str, *_more: object) -> None:
+            if "conductor_schedules" not in statement and "conductor_executions" not in statement:
+                return
+            mine, others = (fires, starts) if current_thread() is firing else (starts, fires)
+            mine.set()
+            others.wait(0.3)
+
+        def start() -> None:
+            with database.writing() as connection:
+                schedules.declare(connection, [TASK], NOW + 5)
+                schedules.fire(connection, [Firing("t", "nightly", NOW + 5)], NOW + 5)
+
+        with ThreadPoolExecutor() as pool:
+            firing = current_thread()
+            event.listen(database._engine, "after_cursor_execute", meet)
+            started = pool.submit(start)
+            fire(database, NOW + 5, now=NOW + 5)
+            started.result()
+        with database.reading() as connection:
+            assert connection.scalar(select(func.count()).select_from(schema.executions)) == 1

@@ -30,6 +30,9 @@ from conductor_supervisor.store.location import Location, SqliteLocation, locate
 if TYPE_CHECKING:
     from conductor_supervisor.store.wakeups import Listener
 
+CONFLICTS_AT_MOST = 5
+"""Times that one piece of work may meet others' and is begun anew."""
+
 R = TypeVar("R")
 
 
@@ -330,6 +333,20 @@ def is_conflict(error: Exception) -> bool:
 
         return postgresql.is_conflict(told)
     return False
+
+
+def despite_conflicts(work: Callable[[], R]) -> R:
+    """Do the work of a transaction of its own, and again where it was rolled back because it met another's.
+
+    :raises DBAPIError: as the work does; a conflict too, if it comes again and again.
+    """
+    for _ in range(CONFLICTS_AT_MOST):
+        try:
+            return work()
+        except DBAPIError as error:
+            if not is_conflict(error):
+                raise
+    return work()
 
 
 def is_damaged(error: Exception) -> bool:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from msgspec import Struct
-from sqlalchemy import Connection, bindparam, delete, insert, select, update
+from sqlalchemy import Connection, bindparam, delete, select, update
 
 from conductor_protocol.limits import key_in
 from conductor_protocol.manifest import TaskSpec
 from conductor_protocol.units import Instant
-from conductor_supervisor.store.dialect import as_list, one_of
+from conductor_supervisor.store.dialect import as_list, insert_unless_there, one_of
 from conductor_supervisor.store.executions import insert_firings, new_row
 from conductor_supervisor.store.schema import schedules
 from conductor_supervisor.store.tasks import key_paths
@@ -20,26 +20,26 @@ def declare(connection: Connection, specs: Sequence[TaskSpec], now: Instant) -> 
     """Write down the schedules of these tasks, in place of those declared before.
 
     A schedule that is new, or whose expression or zone is another now, counts its firings from this moment;
-    any other goes on from where it was.
+    any other goes on from where it was. The caller has locked all tasks, so nobody else declares meanwhile;
+    who fires waits, or is waited for.
     """
-    before = {
-        (row.task, row.name, row.expression, row.tz): row.last_at
-        for row in connection.execute(select(schedules))
-    }
-    connection.execute(delete(schedules))
     rows = [
         {
             "task": spec.name,
             "name": schedule.name,
             "expression": schedule.expression,
             "tz": schedule.tz,
-            "last_at": before.get((spec.name, schedule.name, schedule.expression, schedule.tz), now),
+            "last_at": now,
         }
         for spec in specs
         for schedule in spec.schedules
     ]
+    declared = {(row["task"], row["name"], row["expression"], row["tz"]) for row in rows}
+    for row in connection.execute(_ALL_LOCKED).all():
+        if (row.task, row.name, row.expression, row.tz) not in declared:
+            connection.execute(_REMOVE, {"of_task": row.task, "of_name": row.name})
     if rows:
-        connection.execute(insert(schedules), rows)
+        connection.execute(_ADD, rows)
 
 
 def last_firings(connection: Connection) -> dict[tuple[str, str], Instant]:
@@ -56,6 +56,10 @@ class Firing(Struct, frozen=True):
     at: Instant
     payload: bytes = b"null"
     """JSON."""
+    expression: str | None = None
+    """As the code that fires declares it; None: not known."""
+    tz: str | None = None
+    """As it is declared too."""
 
     @property
     def key(self) -> str:
@@ -77,6 +81,7 @@ def fire(connection: Connection, firings: Sequence[Firing], now: Instant) -> int
     if not new:
         return 0
     paths = key_paths(connection, {firing.task for firing in new})
+    _add_lost(connection, [firing for firing in new if (firing.task, firing.schedule) not in last])
     connection.execute(
         _NOTE_FIRING,
         [{"of_task": firing.task, "of_name": firing.schedule, "at": firing.at} for firing in new],
@@ -88,18 +93,38 @@ def _was_made(firing: Firing, last: Instant | None, now: Instant) -> bool:
     return last is not None and firing.at <= last <= now
 
 
+def _add_lost(connection: Connection, firings: Sequence[Firing]) -> None:
+    """Write down schedules that somebody has taken away whose code, an older one, does not know them.
+
+    So the firings that are missed from here on are known, whichever code starts next.
+    """
+    rows = [
+        {
+            "task": firing.task,
+            "name": firing.schedule,
+            "expression": firing.expression,
+            "tz": firing.tz,
+            "last_at": firing.at,
+        }
+        for firing in firings
+        if firing.expression is not None
+    ]
+    if rows:
+        connection.execute(_ADD, rows)
+
+
 def _locked_last_firings(connection: Connection, tasks: Collection[str]) -> dict[tuple[str, str], Instant]:
     """Return the last firings of these tasks' schedules, which nobody else moves until we are done."""
     rows = connection.execute(_LOCKED, {"tasks": as_list(sorted(tasks))})
     return {(row.task, row.name): row.last_at for row in rows}
 
 
-# In one order for all, so that two who fire several never wait for each other.
-_LOCKED = (
-    select(schedules)
-    .where(one_of(schedules.c.task, "tasks"))
-    .order_by(schedules.c.task, schedules.c.name)
-    .with_for_update()
+# In one order for all, so that two who want several never wait for each other.
+_ALL_LOCKED = select(schedules).order_by(schedules.c.task, schedules.c.name).with_for_update()
+_LOCKED = _ALL_LOCKED.where(one_of(schedules.c.task, "tasks"))
+_ADD = insert_unless_there(schedules, *schedules.c.keys())
+_REMOVE = delete(schedules).where(
+    schedules.c.task == bindparam("of_task"), schedules.c.name == bindparam("of_name")
 )
 _NOTE_FIRING = (
     update(schedules)
