@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import closing
 from typing import Any
 
 import msgspec
@@ -10,14 +11,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec import Raw
-from sqlalchemy import event
+from sqlalchemy import event, select
 from store_moves import NOW, SECOND, ask, claim, end, ending, invoke, view
 
 from conductor_protocol.manifest import KeyLimitSpec, RateSpec, TaskSpec
 from conductor_protocol.operations import InvokeMany, NewExecution, Refused, RetryExecution
 from conductor_protocol.units import Instant
 from conductor_supervisor.rules.rate import MARGIN
-from conductor_supervisor.store import attempts, claiming, keys, schedules, starts, tasks
+from conductor_supervisor.store import attempts, claiming, keys, schedules, schema, starts, tasks
 from conductor_supervisor.store.claiming import Claimed, Claims, Wanted
 from conductor_supervisor.store.database import Database
 from conductor_supervisor.store.schedules import Firing
@@ -48,6 +49,11 @@ def tenants(claimed: list[Claimed]) -> list[str]:
 
 def by_key(most: int, at_most: int = 100, **options: Any) -> Wanted:
     return Wanted("t", at_most, by_key=most, **options)
+
+
+def keys_running(database: Database) -> dict[str, int]:
+    with database.reading() as connection:
+        return dict(keys._running(connection, "t"))
 
 
 # Keys
@@ -111,6 +117,28 @@ def test_a_full_key_costs_no_look_at_its_rows(database: Database) -> None:
     event.listen(database._engine, "after_cursor_execute", count)
     assert tenants(claim(database, by_key(1))) == ["other"]
     assert fetched <= 100
+
+
+@pytest.mark.parametrize("looked_at", [1000, 1])
+@pytest.mark.parametrize(("most", "held"), [(1, 1), (1, 30), (2, 3)])
+def test_what_somebody_has_locked_holds_up_nobody_else(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch, looked_at: int, most: int, held: int
+) -> None:
+    """However much it is, in front of the queue or behind it: what comes next is claimed, within limits."""
+    with closing(Database.open(postgres_url)) as database:
+        of(database, *["full"] * 2)
+        assert len(claim(database, by_key(2))) == 2
+        monkeypatch.setattr(keys, "LOOKED_AT", looked_at)
+        of(database, "full")
+        locked = of(database, *"abcdefghijklmnopqrstuvwxyzabcd"[:held])
+        free = of(database, "a", "a", "z2", "z3", None)
+        with database.writing() as client:
+            client.execute(
+                select(schema.executions.c.id).where(schema.executions.c.id.in_(locked)).with_for_update()
+            )
+            for first in range(0, 4, most):
+                assert [one.id for one in claim(database, by_key(2, most))] == free[first : first + most]
+        assert keys_running(database) == {"full": 2, "a": 2, "z2": 1, "z3": 1}
 
 
 @pytest.mark.parametrize("suspects", [False, True])

@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import Connection, Select, bindparam, func, not_, or_, select, text
@@ -25,21 +25,32 @@ LOOKED_AT = 1000
 KEYS_AT_MOST = 1000
 """Keys that one walk along the index visits."""
 
+CHOICES_AT_MOST = 10
+"""Times that one claim chooses anew, because somebody had locked what it chose."""
+
 
 def candidates(
     connection: Connection, task: str, limit: int, suspects: bool | None, most: int
 ) -> Sequence[AnyRow]:
     """Return up to ``most`` ready executions, in the queue's order, so that no key runs above the limit.
 
-    The caller holds the task's lock, so what runs is what others have left.
+    The caller holds the task's lock, so what runs is what others have left. What somebody has locked, such as
+    a client that cancels it, is passed over; of very much that is locked, some stands in the way for a while.
     """
     look = _Look(connection, task, limit, suspects, _running(connection, task))
-    chosen = look.fitting(look.front(), most) or look.fitting(look.behind(most), most)
-    if not chosen:
-        return []
-    ids = {"ids": as_list([row.id for row in chosen])}
-    ours = set(connection.scalars(_LOCK, ids))
-    return [row for row in chosen if row.id in ours]
+    ours: list[AnyRow] = []
+    for _ in range(CHOICES_AT_MOST):
+        # With more of them each time, so that much that is locked is soon seen.
+        chosen = look.first(most + len(look.locked))
+        ours = look.lock(chosen)
+        if len(ours) == len(chosen):
+            break
+    return ours[:most]
+
+
+def any_has_room(connection: Connection, task: str, limit: int, suspects: bool | None) -> bool:
+    """Tell whether any ready execution, be it locked by somebody or not, has a key with room."""
+    return bool(_Look(connection, task, limit, suspects, _running(connection, task)).first(1))
 
 
 def full(connection: Connection, task: str, limit: int) -> int:
@@ -60,6 +71,20 @@ class _Look:
     limit: int
     suspects: bool | None
     running: Counter[str]
+    locked: set[str] = field(default_factory=set)
+    """What we could not lock."""
+
+    def first(self, most: int) -> list[AnyRow]:
+        """Return the first in the queue that fit under the limit and are not known to be locked."""
+        return self.fitting(self.front(), most) or self.fitting(self.behind(most), most)
+
+    def lock(self, rows: Sequence[AnyRow]) -> list[AnyRow]:
+        """Lock these executions; return those that we could."""
+        if not rows:
+            return []
+        ours = set(self.connection.scalars(_LOCK, {"ids": as_list([row.id for row in rows])}))
+        self.locked.update(row.id for row in rows if row.id not in ours)
+        return [row for row in rows if row.id in ours]
 
     def fitting(self, rows: Iterable[AnyRow], most: int) -> list[AnyRow]:
         """Return the first rows that fit under the limit, together with what runs."""
@@ -67,6 +92,8 @@ class _Look:
         chosen: list[AnyRow] = []
         for row in rows:
             key = row.concurrency_key or NO_KEY
+            if row.id in self.locked:
+                continue
             if len(chosen) < most and (key == NO_KEY or counted[key] < self.limit):
                 counted[key] += 1
                 chosen.append(row)
@@ -82,6 +109,7 @@ class _Look:
         """Return what is first in the queue for the keys that have room, from wherever it stands."""
         heads = [row for row in self._heads() if self.running[row.concurrency_key] < self.limit]
         heads.sort(key=place)
+        most += len(self.locked)  # which may be the first of their keys, and all that these have
         rows = [row for head in heads[:most] for row in self._of_key(head.concurrency_key, most)]
         return sorted(rows, key=place)
 
@@ -98,7 +126,7 @@ class _Look:
         return list(self.connection.execute(_ROWS, {"ids": ids}))
 
     def _of_key(self, key: str, most: int) -> Sequence[AnyRow]:
-        room = most if key == NO_KEY else min(most, self.limit - self.running[key])
+        room = most if key == NO_KEY else min(most, self.limit - self.running[key] + len(self.locked))
         values = {"task": self.task, "key": key, "room": room}
         return self.connection.execute(_OF_KEY[self.suspects], values).all()
 
