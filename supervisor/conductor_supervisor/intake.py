@@ -31,7 +31,7 @@ SWEEP_INTERVAL = 60.0
 """Seconds between removals of expired executions; at once again while there is more to remove."""
 
 LOOK_AGAIN = 1.0
-"""Seconds until the next look after one that failed."""
+"""Seconds until the next look after one that failed, or that saw what somebody has locked."""
 
 PUNCTUAL: Instant = 60 * MICROSECONDS
 """How late a firing may be noticed and still count as on time: the loop may have been busy."""
@@ -185,7 +185,7 @@ class Intake:
         """Do what time brings: fire, notice what has come due and which windows have opened, sweep."""
         now = self._work.clock.now()
         self._fire(now)
-        if self._next_due is not None and self._next_due <= now:
+        if self._next_due is not None and self._next_due <= now and not self._looking:
             self._look_wanted = True
         if self._look_again_at is not None and time.monotonic() >= self._look_again_at:
             self._look_again_at = None
@@ -210,8 +210,9 @@ class Intake:
 
     def seconds_to_next(self, now: Instant) -> float | None:
         """Return in how many seconds something becomes due by itself, or None."""
-        moments = [s.next_at for s in self._schedules]
-        if self._next_due is not None:
+        moments = [] if self._work.draining else [s.next_at for s in self._schedules]
+        # A look that is under way will tell anew, however long the database takes.
+        if self._next_due is not None and not self._looking and not self._work.draining:
             moments.append(self._next_due)
         moments += [full.until for full in self._full.values()]
         for task in self._work.tasks.values():
@@ -230,14 +231,24 @@ class Intake:
     def _seen(self, seen: Seen) -> None:
         self._looking = False
         self._next_due = seen.next_due
+        if seen.held_up:
+            self._look_again_by(time.monotonic() + LOOK_AGAIN)
         self.paused = seen.paused
         self.stir()
         for execution, claim, reason in seen.cancels:
             self._work.cancel(execution, claim, reason)
 
+    def _look_again_by(self, moment: float) -> None:
+        """
+        :param moment: by the monotonic clock.
+        """
+        before = self._look_again_at
+        self._look_again_at = moment if before is None else min(before, moment)
+
     def _look_refused(self, message: str) -> None:
         self._looking = False
-        self._look_again_at = time.monotonic() + LOOK_AGAIN
+        self._next_due = None  # the next look will tell; were it past, there would be no waiting for that
+        self._look_again_by(time.monotonic() + LOOK_AGAIN)
         log.error("a look at the database failed, the next follows: %s", message)
 
     def _notice_openings(self, now: Instant) -> None:
@@ -305,12 +316,12 @@ class Intake:
         if brought.taken:
             self._dry.discard(queue)
         elif brought.look_again_at is not None:
-            self._look_again_at = brought.look_again_at
+            self._look_again_by(brought.look_again_at)
         self._work.take(brought.taken)
 
     def _claim_refused(self, queue: Queue, message: str) -> None:
         self._claiming.discard(queue)
-        self._look_again_at = time.monotonic() + LOOK_AGAIN
+        self._look_again_by(time.monotonic() + LOOK_AGAIN)
         log.error("a claim failed: %s", message)
 
     # Cron

@@ -189,8 +189,11 @@ class Seen:
 
     promoted: int
     next_due: Instant | None
+    """When the next execution is due, but for those that are held up."""
     cancels: list[tuple[str, int, str | None]]
     paused: set[tuple[tasks.Kind, str]]
+    held_up: bool = False
+    """Nothing but executions that somebody has locked is due."""
 
 
 @dataclass(slots=True)
@@ -358,11 +361,15 @@ def _declare(connection: Connection, write: Declare, now: Instant, member: str |
 
 
 def _look(connection: Connection, supervisor: str, now: Instant) -> Seen:
+    promoted = executions.promote(connection, now)
+    next_due = executions.next_due(connection)
+    held_up = promoted == 0 and next_due is not None and next_due <= now
     return Seen(
-        promoted=executions.promote(connection, now),
-        next_due=executions.next_due(connection),
+        promoted=promoted,
+        next_due=executions.next_due(connection, after=now) if held_up else next_due,
         cancels=executions.cancel_requests(connection, supervisor),
         paused=tasks.paused(connection),
+        held_up=held_up,
     )
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
+from sqlalchemy import select
 
+from conductor_supervisor.store import schema
 from conductor_supervisor.store.database import Database
 
 
@@ -40,3 +43,21 @@ def database(database_url: str) -> Iterator[Database]:
     database = Database.open(database_url)
     yield database
     database.close()
+
+
+@pytest.fixture
+def held(database: Database) -> Callable[..., AbstractContextManager[None]]:
+    """Have somebody keep executions locked for a while; on SQLite nobody can keep one alone."""
+
+    @contextmanager
+    def held(*ids: str) -> Iterator[None]:
+        if not database.shared:
+            pytest.skip("only where executions are locked one by one")
+        with database.writing() as connection:
+            connection.execute(_HOLD.where(schema.executions.c.id.in_(ids)))
+            yield
+
+    return held
+
+
+_HOLD = select(schema.executions.c.id).with_for_update()

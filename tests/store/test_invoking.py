@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 
 import pytest
 from msgspec import Raw
@@ -20,6 +22,7 @@ from conductor_protocol.units import moment
 from conductor_supervisor.door import Door
 from conductor_supervisor.store import executions
 from conductor_supervisor.store.database import Database
+from conductor_supervisor.writes import Look, Seen, apply
 
 
 def test_everything_asked_is_kept(database: Database) -> None:
@@ -62,6 +65,28 @@ def test_promotion_is_bounded(database: Database) -> None:
     with database.writing() as connection:
         assert executions.promote(connection, NOW + 10 * SECOND, limit=2) == 2
     assert states(database, ids) == ["scheduled", "ready", "ready"]
+
+
+def test_a_look_tells_what_is_held_up_from_what_is_due_next(
+    database: Database, held: Callable[..., AbstractContextManager[None]]
+) -> None:
+    """Somebody keeps what is due locked: to look again at once would find the same."""
+    (locked,) = invoke(database, "t", delay=1)
+    invoke(database, "t", delay=2)
+    invoke(database, "t", delay=20)
+
+    def look(second: int) -> Seen:
+        found: list[Seen] = []
+        with database.writing() as connection:
+            for effect in apply(connection, [Look("one", found.append, print)], NOW + second * SECOND):
+                effect()
+        return found[0]
+
+    with held(locked):
+        assert look(1) == Seen(0, NOW + 2 * SECOND, [], set(), held_up=True)
+        assert look(2).promoted == 1
+        assert look(2) == Seen(0, NOW + 20 * SECOND, [], set(), held_up=True)
+    assert look(2) == Seen(1, NOW + 20 * SECOND, [], set())
 
 
 @pytest.mark.parametrize(

@@ -72,6 +72,45 @@ def test_a_look_follows_a_look_or_a_claim_that_failed(site: Site, kind: type[Loo
     assert isinstance(again, Look)
 
 
+def test_what_is_due_and_locked_by_somebody_is_looked_at_now_and_then(site: Site) -> None:
+    """It does not keep the loop awake, and what is due next is not late for it."""
+    (look,) = site.turn(Look)
+    assert isinstance(look, Look)
+    look.then(Seen(0, NOW + 400_000, [], set(), held_up=True))
+    assert site.intake.seconds_to_next(site.now) == 0.4
+    assert site.turn(Look) == []
+    assert not site.intake.exhausted()
+    site.seconds += LOOK_AGAIN
+    assert len(site.turn(Look)) == 1
+
+
+def test_a_look_that_the_database_does_not_answer_is_waited_for(site: Site) -> None:
+    """What is due meanwhile neither keeps the loop awake nor calls for another look."""
+    (look,) = site.turn(Look)
+    assert isinstance(look, Look)
+    look.then(Seen(0, NOW + 1, [], set()))
+    site.now = NOW + 1
+    (look,) = site.turn(Look)
+    assert isinstance(look, Look)
+    assert site.intake.seconds_to_next(site.now) is None
+    assert site.turn(Look) == []
+    look.then(Seen(1, None, [], set()))
+    assert site.turn(Look) == []
+
+
+def test_after_a_look_that_failed_the_next_waits_though_something_is_due(site: Site) -> None:
+    """What is wrong may take a while."""
+    (look,) = site.turn(Look)
+    assert isinstance(look, Look)
+    look.then(Seen(0, NOW + 1, [], set()))
+    site.now = NOW + 1
+    (look,) = site.turn(Look)
+    assert isinstance(look, Look)
+    look.refused("it broke")
+    assert site.turn(Look) == []
+    assert site.intake.seconds_to_next(site.now) is None
+
+
 def test_a_claim_that_has_not_looked_at_everything_does_not_exhaust_the_queue(site: Site) -> None:
     """The rest is looked at when the claim said."""
     look, claim = site.turn(Look, Claim)

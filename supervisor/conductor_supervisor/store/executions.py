@@ -207,7 +207,10 @@ def _present(connection: Executor, ids: Sequence[str]) -> set[str]:
 
 
 def promote(connection: Connection, now: Instant, limit: int = 5000) -> int:
-    """Make scheduled executions that are due ready; return how many. Call again if it was ``limit``."""
+    """Make scheduled executions that are due ready; return how many. Call again if it was ``limit``.
+
+    What somebody has locked, such as a client that cancels it, is passed over.
+    """
     due = connection.scalars(_DUE, {"now": now, "most": limit}).all()
     if due:
         connection.execute(_PROMOTE, {"ids": as_list(due)})
@@ -240,13 +243,13 @@ _REOPEN_WINDOWS = (
 )
 
 
-def next_due(connection: Connection) -> Instant | None:
-    """Return when the next scheduled execution is due; None if nothing is scheduled."""
-    due: Instant | None = connection.scalar(_NEXT_DUE)
+def next_due(connection: Connection, after: Instant = -1) -> Instant | None:
+    """Return when the next scheduled execution is due, of those due after a moment; None if there is none."""
+    due: Instant | None = connection.scalar(_NEXT_DUE, {"after": after})
     return due
 
 
-_NEXT_DUE = select(func.min(executions.c.due_at)).where(_scheduled)
+_NEXT_DUE = select(func.min(executions.c.due_at)).where(_scheduled, executions.c.due_at > bindparam("after"))
 
 
 # While it runs
