@@ -222,7 +222,7 @@ class Brought:
     full_until: dict[str, Instant]
     """Tasks that have used up their rate, and when the next of each can start at the earliest."""
     look_again_at: float | None = None
-    """Monotonic moment until which not all was looked at, if nothing was found in what was."""
+    """See :class:`claiming.Claims`."""
 
 
 @dataclass(slots=True)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec import Raw
 from store_moves import NOW, SECOND, claim, end, ending, invoke, running, states, view
 
 from conductor_protocol.units import moment
-from conductor_supervisor.store import attempts, executions
-from conductor_supervisor.store.claiming import Claimed, Wanted
+from conductor_supervisor.store import attempts, claiming, executions
+from conductor_supervisor.store.claiming import LOCKED_FOR, Claimed, Wanted
 from conductor_supervisor.store.database import Database
+from conductor_supervisor.store.front import Front
 
 
 def test_a_claim_hands_over_what_a_runner_needs(database: Database) -> None:
@@ -158,3 +163,27 @@ def test_suspects_and_others_share_their_tasks_limit(database: Database) -> None
     assert len(claim(database, Wanted("t", 1, concurrency=2, suspects=True))) == 1
     assert len(claim(database, Wanted("t", 5, concurrency=2, suspects=False))) == 1
     assert claim(database, Wanted("t", 5, concurrency=2, suspects=True)) == []
+
+
+@pytest.mark.parametrize("by_key", [None, 1])
+def test_a_claim_that_finds_all_locked_tells_when_to_look_again(
+    database: Database, held: Callable[..., AbstractContextManager[None]], by_key: int | None
+) -> None:
+    """Somebody keeps it for a moment: nobody may take the queue for empty meanwhile."""
+    locked = invoke(database, "t", "t", concurrency_key="a")
+    front = Front(lambda: 5.0)
+
+    def look_again_at(wanted: Wanted) -> float | None:
+        with database.writing() as connection:
+            claims = claiming.claim(connection, [wanted], 2, "one", NOW, front)
+            assert claims.claimed == []
+            return claims.look_again_at
+
+    with held(*locked):
+        assert look_again_at(Wanted("t", 2, by_key=by_key)) == 5.0 + LOCKED_FOR
+        assert look_again_at(Wanted("t", 2, by_key=by_key, suspects=True)) is None
+        assert look_again_at(Wanted("t", 2, by_key=by_key, concurrency=0)) is None
+        assert look_again_at(Wanted("other", 2, by_key=by_key)) is None
+    assert len(claim(database, Wanted("t", 2, by_key=by_key))) == (by_key or 2)
+    if by_key:
+        assert look_again_at(Wanted("t", 2, by_key=by_key)) is None

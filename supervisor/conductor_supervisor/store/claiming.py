@@ -14,7 +14,7 @@ from conductor_supervisor.store import keys, starts
 from conductor_supervisor.store.dialect import AnyRow, as_list, lock_tasks, one_of
 from conductor_supervisor.store.executions import is_running
 from conductor_supervisor.store.front import Front
-from conductor_supervisor.store.queue import is_ready, place
+from conductor_supervisor.store.queue import FIRST_READY, is_ready, place
 from conductor_supervisor.store.schema import executions
 
 
@@ -68,7 +68,13 @@ class Claims(NamedTuple):
     full_until: dict[str, Instant]
     """Tasks that have used up their rate, and when the next of each can start at the earliest."""
     look_again_at: float | None = None
-    """Monotonic moment until which not all was looked at, if nothing was found in what was."""
+    """Monotonic moment at which there may be more, if nothing was found: not all was looked at, or somebody
+    has it locked.
+    """
+
+
+LOCKED_FOR = 1.0
+"""Seconds until the next look at what somebody has locked."""
 
 
 def claim(
@@ -93,7 +99,7 @@ def claim(
     tasks = _open_tasks(connection, front, wanted, now)
     candidates = _candidates(connection, front, tasks, count)
     claimed = _take(connection, [row.id for row in candidates], supervisor, now) if candidates else []
-    look_again_at = None if claimed else front.spared_until([want.task for want in wanted])
+    look_again_at = None if claimed else _look_again_at(connection, front, tasks)
     full_until = _note_starts(connection, [want for want, _ in tasks], claimed, now)
     return Claims(claimed, full_until, look_again_at)
 
@@ -102,6 +108,20 @@ def _take(connection: Connection, ids: Sequence[str], supervisor: str, now: Inst
     rows = connection.execute(_CLAIM, {"ids": as_list(ids), "by": supervisor, "now": now})
     claimed = {one.id: one for one in map(_as_claimed, rows)}
     return [claimed[key] for key in ids]
+
+
+def _look_again_at(connection: Connection, front: Front, tasks: Sequence[tuple[Wanted, int]]) -> float | None:
+    spared = front.spared_until([want.task for want, _ in tasks])
+    if spared is None and any(room > 0 and _may_start(connection, want) for want, room in tasks):
+        return front.now() + LOCKED_FOR
+    return spared
+
+
+def _may_start(connection: Connection, want: Wanted) -> bool:
+    """Tell whether an execution is there that could be claimed if nobody had it locked."""
+    if want.by_key is not None:
+        return keys.any_has_room(connection, want.task, want.by_key, want.suspects)
+    return connection.scalar(FIRST_READY[want.suspects], {"task": want.task}) is not None
 
 
 def _note_starts(

@@ -47,6 +47,10 @@ class Front:
         self._marks: dict[tuple[str, bool | None], _Mark] = {}
         self._tasks_spared_until = 0.0
 
+    def now(self) -> float:
+        """Return the moment by the clock of the looks, a monotonic one."""
+        return self._clock()
+
     def may_have_work(self, connection: Connection, tasks: Sequence[str]) -> set[str]:
         """Return those of the tasks that have ready executions; all of them, where to find out takes long."""
         if self._clock() < self._tasks_spared_until:

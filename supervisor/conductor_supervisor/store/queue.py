@@ -24,6 +24,12 @@ READY_OF_TASK = select(executions.c.id, executions.c.priority, executions.c.due_
     is_ready, executions.c.task == bindparam("task")
 )
 
+FIRST_READY = {
+    suspects: READY_OF_TASK.where(suspicion).order_by(*IN_ORDER).limit(1)
+    for suspects, suspicion in SUSPICION.items()
+}
+"""The first in the queue, locked or not, where suspects are wanted, or are not."""
+
 
 def tasks_with(condition: TextClause) -> sql:
     """Return a query for the tasks that have rows for which this holds, where an index begins with the task.
