@@ -7,8 +7,10 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 
+import msgspec
 import pytest
 from msgspec import Raw
+from sqlalchemy import event
 from store_moves import NOW, SECOND, ask, claim, end, ending, invoke, states, view
 
 from conductor_protocol.operations import (
@@ -137,6 +139,37 @@ def test_a_key_belongs_to_its_task(database: Database) -> None:
     """Two tasks may use the same key."""
     one, other = invoke(database, "a", "b", dedupe_key="k")
     assert one != other
+
+
+def test_many_keys_cost_few_statements(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Taken or free, twice in one call, of several tasks: each gets what it would get alone."""
+    monkeypatch.setattr(executions, "PORTION_ROWS", 300)
+    taken = [NewExecution(task="a", dedupe_key=f"k{number}") for number in range(400)]
+    owners = ask(database, InvokeMany(taken))
+    assert isinstance(owners, Invoked)
+    free = [NewExecution(task="b", dedupe_key=f"k{number}") for number in range(100)]
+    statements: list[str] = []
+    event.listen(database._engine, "before_cursor_execute", lambda *of: statements.append(of[2]))
+    asked = [NewExecution(task="a"), *reversed(taken), *free, *free]
+    answer = ask(database, InvokeMany(asked))
+    assert len(statements) < 20
+    assert isinstance(answer, Invoked)
+    assert answer.ids[1:401] == owners.ids[::-1]
+    assert answer.ids[401:501] == answer.ids[501:]
+    assert len(set(answer.ids)) == 501
+    assert answer.created == [True] + [False] * 400 + [True] * 100 + [False] * 100
+
+
+def test_large_payloads_are_inserted_in_portions(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One statement takes some at a time, and one at least."""
+    monkeypatch.setattr(executions, "PORTION_SIZE", 10)
+    payloads = [Raw(msgspec.json.encode("x" * size)) for size in (1, 20, 1, 1, 3, 8, 1)]
+    new = [
+        NewExecution(task="t", payload=payload, dedupe_key=str(key)) for key, payload in enumerate(payloads)
+    ]
+    answer = ask(database, InvokeMany(new))
+    assert isinstance(answer, Invoked)
+    assert [view(database, one).payload for one in answer.ids] == list(map(msgspec.json.decode, payloads))
 
 
 def test_a_key_is_free_when_its_owner_has_finished(database: Database) -> None:

@@ -240,6 +240,37 @@ def insert_unless_there(table: Table, *columns: str) -> sql:
     return sql(f"INSERT INTO {table.name} ({names}) VALUES ({values}) ON CONFLICT DO NOTHING")  # noqa: S608 - names from the schema
 
 
+class InsertSet(sql):
+    """An INSERT of the rows in the parameter ``rows``, which :func:`as_objects` writes, in their order.
+
+    It leaves a row alone which breaks a unique constraint, and returns the ids of those that it has inserted.
+    """
+
+    inherit_cache = True
+
+    def __init__(self, table: Table) -> None:
+        names = ", ".join(table.c.keys())
+        values = ", ".join(f"json_extract(value, '$.{name}')" for name in table.c.keys())  # noqa: SIM118
+        insert = f"INSERT INTO {table.name} ({names})"
+        unless_there = "ON CONFLICT DO NOTHING RETURNING id"
+        # WHERE true: else SQLite would read ON as part of a join.
+        super().__init__(f"{insert} SELECT {values} FROM json_each(:rows) WHERE true {unless_there}")  # noqa: S608 - names from the schema
+        typed = ", ".join(f"{column.name} {column.type}" for column in table.c)
+        # Taken apart once a row: field by field, a large payload would be read again for each.
+        given = f"json_to_recordset(CAST(:rows AS JSON)) AS given ({typed})"
+        self.on_postgresql = sql(f"{insert} SELECT {names} FROM {given} {unless_there}")  # noqa: S608 - the same
+
+
+@compiles(InsertSet, "postgresql")
+def _insert_set_postgresql(element: InsertSet, compiler: SQLCompiler, **options: Any) -> str:
+    return compiler.process(element.on_postgresql, **options)
+
+
+def as_objects(rows: Sequence[Mapping[str, str | int | None]]) -> str:
+    """Return rows, with their columns' names, as a parameter for :class:`InsertSet`."""
+    return _encode(rows).decode()
+
+
 def insert_rows(connection: Executor, table: Table, rows: Sequence[Mapping[str, str | int | None]]) -> None:
     """Insert rows that have every column; many at once as quickly as the database can take them."""
     ours = isinstance(connection, Connection) and connection.dialect.name == "postgresql"

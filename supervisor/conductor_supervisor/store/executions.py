@@ -5,7 +5,7 @@ How its attempts end is told in :mod:`conductor_supervisor.store.attempts`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
 from sqlalchemy import (
@@ -34,9 +34,10 @@ from conductor_protocol.operations import (
 from conductor_protocol.units import MICROSECONDS, Instant
 from conductor_supervisor.store.dialect import (
     Executor,
+    InsertSet,
     as_list,
+    as_objects,
     insert_rows,
-    insert_unless_there,
     one_of,
 )
 from conductor_supervisor.store.queue import tasks_with
@@ -55,6 +56,10 @@ LATEST: Instant = 253_402_300_799 * MICROSECONDS
 
 COUNTED_AT_MOST = 10_000
 """Where :func:`counts` stops counting finished executions of one task and state."""
+
+PORTION_ROWS = 1000
+PORTION_SIZE = 8 * 1024 * 1024
+"""What one statement inserts at most, where keys may be taken: rows, and characters of payload."""
 
 _encode = msgspec.json.Encoder().encode
 
@@ -102,11 +107,10 @@ def insert(connection: Executor, new: Sequence[NewExecution], now: Instant) -> I
 
 
 _Value = str | int | None
-_INSERT_UNLESS_THERE = insert_unless_there(executions, *executions.c.keys())
-_PRESENT = select(executions.c.id).where(one_of(executions.c.id, "ids"))
-_OWNER_OF_KEY = select(executions.c.id).where(
+_INSERT_UNLESS_THERE = InsertSet(executions)
+_OWNERS = select(executions.c.dedupe_key, executions.c.id).where(
     executions.c.task == bindparam("task"),
-    executions.c.dedupe_key == bindparam("dedupe_key"),
+    one_of(executions.c.dedupe_key, "keys"),
     _unfinished,
 )
 
@@ -173,34 +177,66 @@ def insert_firings(connection: Connection, rows: Sequence[Mapping[str, _Value]])
     """Insert rows whose ``firing_key`` nobody has used; return how many."""
     if not rows:
         return 0
-    connection.execute(_INSERT_UNLESS_THERE, rows)
-    return len(_present(connection, [str(row["id"]) for row in rows]))
+    return len(_insert_unless_there(connection, rows))
 
 
 def _insert_deduplicated(connection: Executor, rows: list[dict[str, _Value]]) -> dict[str, str]:
     """Insert rows that carry a dedupe key; return the owner's id for each that was not inserted."""
     owners: dict[str, str] = {}
+    # In one order for all, so that two who insert the same keys never wait for each other.
+    rows = sorted(rows, key=_task_and_key)
     while rows:
-        connection.execute(_INSERT_UNLESS_THERE, rows)
-        present = _present(connection, [str(row["id"]) for row in rows])
-        refused = [row for row in rows if row["id"] not in present]
-        for row in refused:
-            owner = owner_of_key(connection, str(row["task"]), str(row["dedupe_key"]))
-            if owner is not None:
-                owners[str(row["id"])] = owner
+        inserted = _insert_unless_there(connection, rows)
+        refused = [row for row in rows if row["id"] not in inserted]
+        taken = _owners(connection, refused)
+        owners.update((str(row["id"]), taken[key]) for row in refused if (key := _task_and_key(row)) in taken)
         # An owner may have finished between the two statements; then the key is free again.
         rows = [row for row in refused if row["id"] not in owners]
     return owners
 
 
+def _task_and_key(row: Mapping[str, _Value]) -> tuple[str, str]:
+    return str(row["task"]), str(row["dedupe_key"])
+
+
+def _insert_unless_there(connection: Executor, rows: Sequence[Mapping[str, _Value]]) -> set[str]:
+    """Insert rows in their order, but for those whose unique keys are taken; return the ids of the others."""
+    inserted: set[str] = set()
+    for some in _in_portions(rows):
+        inserted.update(connection.scalars(_INSERT_UNLESS_THERE, {"rows": as_objects(some)}))
+    return inserted
+
+
+def _in_portions(rows: Sequence[Mapping[str, _Value]]) -> Iterator[list[Mapping[str, _Value]]]:
+    """Give rows in portions that one statement takes well."""
+    some: list[Mapping[str, _Value]] = []
+    size = 0
+    for row in rows:
+        some.append(row)
+        size += len(str(row["payload"]))
+        if len(some) == PORTION_ROWS or size >= PORTION_SIZE:
+            yield some
+            some, size = [], 0
+    if some:
+        yield some
+
+
+def _owners(connection: Executor, rows: Sequence[Mapping[str, _Value]]) -> dict[tuple[str, str], str]:
+    """Return by task and dedupe key the unfinished executions that hold the keys of these rows."""
+    keys: dict[str, set[str]] = {}
+    for task, key in map(_task_and_key, rows):
+        keys.setdefault(task, set()).add(key)
+    return {
+        (task, key): owner
+        for task, of_task in keys.items()
+        for key, owner in connection.execute(_OWNERS, {"task": task, "keys": as_list(sorted(of_task))})
+    }
+
+
 def owner_of_key(connection: Executor, task: str, dedupe_key: str) -> str | None:
     """Return the unfinished execution of this task that holds the dedupe key."""
-    owner: str | None = connection.scalar(_OWNER_OF_KEY, {"task": task, "dedupe_key": dedupe_key})
-    return owner
-
-
-def _present(connection: Executor, ids: Sequence[str]) -> set[str]:
-    return set(connection.scalars(_PRESENT, {"ids": as_list(ids)}))
+    owners = _owners(connection, [{"task": task, "dedupe_key": dedupe_key}])
+    return owners.get((task, dedupe_key))
 
 
 # Becoming ready
