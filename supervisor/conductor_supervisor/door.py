@@ -16,7 +16,7 @@ from conductor_protocol.operations import MAX_PAYLOAD, Answer, Invoked, InvokeMa
 from conductor_supervisor.clock import clock_from_environment
 from conductor_supervisor.errors import StoreAway, StoreError
 from conductor_supervisor.runtime import RUNTIME_VARIABLE, find_runtime_folder, poke
-from conductor_supervisor.store.database import Database, is_transient
+from conductor_supervisor.store.database import Database, despite_conflicts, is_transient
 from conductor_supervisor.store.dialect import Executor
 from conductor_supervisor.store.location import Location, PostgresLocation, locate
 from conductor_supervisor.store.perform import invoke, is_write, perform
@@ -58,15 +58,19 @@ class Door:
             if not is_write(operation):
                 with database.reading() as connection:
                     return perform(connection, operation, clock_from_environment().now())
-            with database.writing() as connection:
-                answer = perform(connection, operation, clock_from_environment().now(), self._max_payload)
-                database.announce(connection)
+            answer = despite_conflicts(lambda: self._write(database, operation))
         except SQLAlchemyError as error:
             doubt = "; whether it was written is not known" if _may_be_written(operation, error) else ""
             kind = StoreAway if is_transient(error) else StoreError
             raise kind(f"{database.unusable(error)}{doubt}") from error
         database.check_in_place()
         poke(self._folder)
+        return answer
+
+    def _write(self, database: Database, operation: Operation) -> Answer:
+        with database.writing() as connection:
+            answer = perform(connection, operation, clock_from_environment().now(), self._max_payload)
+            database.announce(connection)
         return answer
 
     def perform_on(self, connection: object, operation: InvokeMany) -> Answer:

@@ -9,7 +9,9 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
+import psycopg
 import pytest
+from sqlalchemy.exc import DBAPIError
 
 from conductor_protocol.errors import UsageError
 from conductor_protocol.operations import (
@@ -142,6 +144,30 @@ def test_a_door_whose_file_goes_while_it_writes_says_so(
     monkeypatch.setattr(door_module, "perform", perform_and_lose)
     with pytest.raises(StoreError, match="was deleted or replaced"):
         door.perform(INVOKE)
+    door.close()
+
+
+def test_a_write_that_met_anothers_is_done_again(
+    tmp_path: Path, runtime: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The database has rolled it back, so it is written once."""
+    door = Door(f"sqlite:///{tmp_path / 'a.db'}")
+    door.perform(INVOKE)
+    real, tries = door_module.perform, 0
+
+    def meet(*arguments: object) -> object:
+        nonlocal tries
+        answer = real(*arguments)  # type: ignore[arg-type]
+        tries += 1
+        if tries == 1:
+            raise DBAPIError("INSERT", None, psycopg.errors.DeadlockDetected())
+        return answer
+
+    monkeypatch.setattr(door_module, "perform", meet)
+    assert isinstance(door.perform(INVOKE), Invoked)
+    answer = door.perform(ListExecutions())
+    assert isinstance(answer, Listed)
+    assert len(answer.executions) == 2
     door.close()
 
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import multiprocessing
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, closing
 
 import msgspec
 import pytest
 from msgspec import Raw
-from sqlalchemy import event
+from sqlalchemy import event, text
 from store_moves import NOW, SECOND, ask, claim, end, ending, invoke, states, view
 
 from conductor_protocol.operations import (
@@ -210,3 +211,21 @@ def test_threads_that_share_a_door_get_the_same_executions(database_url: str) ->
     door.close()
     assert all(isinstance(answer, Invoked) for answer in answers)
     assert len({tuple(answer.ids) for answer in answers if isinstance(answer, Invoked)}) == 1
+
+
+def test_clients_with_the_same_keys_in_another_order_do_not_wait_for_each_other(postgres_url: str) -> None:
+    """One has the first key and has not committed; whoever has the second waits for nobody."""
+    with closing(Database.open(postgres_url)) as database, ThreadPoolExecutor(1) as pool:
+        first, second = NewExecution(task="t", dedupe_key="1"), NewExecution(task="t", dedupe_key="2")
+        with database.writing() as connection:
+            one = executions.insert(connection, [first], NOW)
+            others = pool.submit(ask, database, InvokeMany([second, first]))
+            while not _somebody_waits(database):
+                time.sleep(0.01)
+            two = executions.insert(connection, [second], NOW)
+        assert others.result() == Invoked([*two.ids, *one.ids], [False, False])
+
+
+def _somebody_waits(database: Database) -> bool:
+    with database.reading() as connection:
+        return bool(connection.scalar(text("SELECT count(*) FROM pg_locks WHERE NOT granted")))
