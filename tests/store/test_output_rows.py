@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+
 import pytest
 from sqlalchemy import func, select
 from store_moves import NOW, SECOND, ask, chunk, claim, end, ending, invoke, running
@@ -62,6 +64,20 @@ def test_nothing_is_kept_of_an_execution_that_is_gone(database: Database) -> Non
         assert executions.remove_expired(connection, NOW) == 1
     keep(database, chunk(one, "late\n"))
     assert rows(database) == 0
+
+
+def test_what_is_kept_beside_a_removal_does_not_stay_for_ever(postgres_url: str) -> None:
+    """Whoever removes expired executions leaves alone one whose output is just being stored."""
+    with closing(Database.open(postgres_url)) as database:
+        one = running(database)
+        end(database, ending(one, expires=NOW))
+        with database.writing() as connection:
+            output.keep(connection, [chunk(one, "late\n")], 1000)
+            with database.writing() as sweep:
+                assert executions.remove_expired(sweep, NOW) == 0
+        with database.writing() as sweep:
+            assert executions.remove_expired(sweep, NOW) == 1
+        assert rows(database) == 0
 
 
 def test_the_oldest_is_dropped_above_the_limit(database: Database) -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from msgspec import Struct
-from sqlalchemy import Connection, bindparam, delete, func, select
+from sqlalchemy import BigInteger, Connection, Integer, Text, bindparam, delete, func, insert, select
 
 from conductor_protocol.operations import Stream
 from conductor_protocol.units import Instant
-from conductor_supervisor.store.dialect import AnyRow, as_list, one_of, sql
-from conductor_supervisor.store.schema import output
+from conductor_supervisor.store.dialect import AnyRow, as_list, one_of
+from conductor_supervisor.store.schema import executions, output
 
 
 class Chunk(Struct, frozen=True, kw_only=True):
@@ -71,13 +71,21 @@ def keep(connection: Connection, chunks: Sequence[Chunk], limit: int) -> None:
         connection.execute(_DROP_OLDEST, {"execution": execution, "most": limit})
 
 
-_KEEP = sql(
-    """
-    INSERT INTO conductor_output
-        (execution_id, claim, attempt, stream, time, text, size, printed_before)
-    SELECT :execution, :claim, :attempt, :stream, :time, :text, :size, :before
-    WHERE EXISTS (SELECT 1 FROM conductor_executions WHERE id = :execution)
-    """
+# The lock is one that only removal minds, which passes over the execution then.
+_KEEP = insert(output).from_select(
+    ["execution_id", "claim", "attempt", "stream", "time", "text", "size", "printed_before"],
+    select(
+        executions.c.id,
+        bindparam("claim", type_=BigInteger),
+        bindparam("attempt", type_=Integer),
+        bindparam("stream", type_=Text),
+        bindparam("time", type_=BigInteger),
+        bindparam("text", type_=Text),
+        bindparam("size", type_=Integer),
+        bindparam("before", type_=BigInteger),
+    )
+    .where(executions.c.id == bindparam("execution"))
+    .with_for_update(read=True, key_share=True),
 )
 _TOO_MUCH = (
     select(output.c.execution_id)
