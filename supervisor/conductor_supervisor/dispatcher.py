@@ -32,7 +32,7 @@ from conductor_supervisor.roster import Held, Runner, StopOrder
 from conductor_supervisor.rules.blame import place, seen
 from conductor_supervisor.rules.verdict import verdict
 from conductor_supervisor.settings import Settings
-from conductor_supervisor.store.perform import is_write
+from conductor_supervisor.store.perform import is_write, too_much
 from conductor_supervisor.store.steps import NewStep
 from conductor_supervisor.work import Work
 from conductor_supervisor.writes import LoadPage, Perform, RecordStep
@@ -195,12 +195,7 @@ class Dispatcher:
         def answer(answer: Answer) -> None:
             packed = pack_json(answer)
             if len(packed) > LARGEST_ANSWER:
-                packed = pack_json(
-                    Refused(
-                        f"the answer has {len(packed):,} bytes, and a runner may get {LARGEST_ANSWER:,} "
-                        "at once; ask for less, such as list(limit=10)"
-                    )
-                )
+                packed = pack_json(too_much(len(packed), LARGEST_ANSWER))
             self._reply(runner, m.Answered(operate.seq, packed))
 
         try:
@@ -219,6 +214,7 @@ class Dispatcher:
                 performed,
                 lambda message: answer(Refused(message)),
                 self._settings.max_payload,
+                LARGEST_ANSWER,
             )
         )
 

@@ -87,6 +87,7 @@ class Perform:
     then: Callable[[Answer], None]
     refused: Callable[[str], None]
     max_payload: int = MAX_PAYLOAD
+    max_answer: int | None = None
 
 
 @dataclass(slots=True)
@@ -282,7 +283,7 @@ def apply(
         *_note_starts(connection, _of(group, NoteStart), now),
         *_end(connection, _of(group, EndAttempt), stands),
         *(partial(w.then, schedules.fire(connection, w.firings, now)) for w in _of(group, Fire)),
-        *(partial(w.then, perform(connection, w.operation, now, w.max_payload)) for w in _of(group, Perform)),
+        *(partial(w.then, _perform(connection, w, now)) for w in _of(group, Perform)),
         *_keep_progress(connection, _of(group, KeepProgress)),
         *_keep_output(connection, _of(group, KeepOutput)),
         *(partial(w.then, executions.remove_expired(connection, now, SWEEP_ROWS)) for w in _of(group, Sweep)),
@@ -335,6 +336,10 @@ def _record(connection: Connection, writes: list[RecordStep], stands: bool) -> l
 def _note_starts(connection: Connection, writes: list[NoteStart], now: Instant) -> list[Effect]:
     starts.note(connection, [(w.execution, w.claim) for w in writes], now)
     return [write.then for write in writes]
+
+
+def _perform(connection: Connection, write: Perform, now: Instant) -> Answer:
+    return perform(connection, write.operation, now, write.max_payload, write.max_answer)
 
 
 def _keep_progress(connection: Connection, writes: list[KeepProgress]) -> list[Effect]:

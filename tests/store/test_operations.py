@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from msgspec import Raw
+from sqlalchemy import event
 from store_moves import FAILURE, NOW, SECOND, ask, claim, end, ending, invoke, running, states, step, view
 
 from conductor_protocol.manifest import TaskSpec
 from conductor_protocol.operations import (
+    Answer,
     CancelExecution,
     Changed,
+    Found,
     GetExecution,
     GetOutcome,
     GetOutput,
     Listed,
     ListExecutions,
     NotFound,
+    Operation,
     Outcome,
     Refused,
     RetryExecution,
@@ -22,6 +26,7 @@ from conductor_protocol.operations import (
 from conductor_protocol.units import moment
 from conductor_supervisor.store import executions, steps, tasks
 from conductor_supervisor.store.database import Database
+from conductor_supervisor.store.perform import perform, too_much
 
 
 def listed(database: Database, **asked: object) -> list[str]:
@@ -91,6 +96,32 @@ def test_a_value_that_is_no_json_is_shown_as_it_is(database: Database) -> None:
     assert isinstance(listed, Listed)
     assert [one.result for one in listed.executions] == [None, "1e999", "{bad"]
     assert view(database, invoked).payload == "[" * 5000
+
+
+def test_what_is_too_large_to_be_answered_is_refused_before_it_is_read(database: Database) -> None:
+    """It would only cost memory; bytes count, and not characters."""
+    for letter in ("ä", "ö"):
+        invoke(database, "t", payload=Raw(f'"{letter * 50}"'.encode()), metadata=Raw(b"[]"))
+    claimed = running(database, "steps", payload=Raw(b"1"), metadata=Raw(b"{}"))
+    with database.writing() as connection:
+        steps.record(connection, [step(claimed, "a", b'"' + b"x" * 98 + b'"')])
+    fetched: list[str] = []
+    event.listen(database._engine, "before_cursor_execute", lambda *of: fetched.append(of[2]))
+
+    def answer(operation: Operation, most: int) -> Answer:
+        with database.reading() as connection:
+            return perform(connection, operation, NOW, max_answer=most)
+
+    every = ListExecutions()
+    size = 2 * 104 + len(b"1{}")
+    assert answer(every, size - 1) == too_much(size, size - 1)
+    assert answer(GetExecution(claimed.id), 102) == too_much(103, 102)
+    assert len([statement for statement in fetched if "conductor_" in statement]) == 2
+    assert isinstance(answer(every, size), Listed)
+    assert answer(every, size) == ask(database, every)
+    assert isinstance(answer(ListExecutions(limit=2), 110), Listed)
+    assert isinstance(answer(GetExecution(claimed.id), 103), Found)
+    assert answer(GetExecution("x"), 1) == NotFound("x")
 
 
 def test_a_list_that_makes_no_sense_is_refused(database: Database) -> None:

@@ -173,6 +173,23 @@ def _byte_order_postgresql(element: ByteOrder, compiler: SQLCompiler, **options:
     return f'{compiler.process(element.clauses, **options)} COLLATE "C"'
 
 
+class ByteLength(FunctionElement[int]):
+    """How many bytes a text has in UTF-8; of NULL, none."""
+
+    type = BigInteger()
+    inherit_cache = True
+
+
+@compiles(ByteLength, "sqlite")
+def _byte_length_sqlite(element: ByteLength, compiler: SQLCompiler, **options: Any) -> str:
+    return f"coalesce(length(CAST({compiler.process(element.clauses, **options)} AS BLOB)), 0)"
+
+
+@compiles(ByteLength, "postgresql")
+def _byte_length_postgresql(element: ByteLength, compiler: SQLCompiler, **options: Any) -> str:
+    return f"coalesce(octet_length({compiler.process(element.clauses, **options)}), 0)"
+
+
 class DatabaseNow(FunctionElement[int]):
     """The database's own clock, in microseconds since 1970."""
 

@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 import msgspec
 from msgspec import Raw
-from sqlalchemy import Connection, bindparam, func, select, update
+from sqlalchemy import Connection, Select, bindparam, func, select, update
 
 from conductor_protocol.errors import UsageError
 from conductor_protocol.limits import is_storable
@@ -43,7 +43,7 @@ from conductor_protocol.operations import (
 )
 from conductor_protocol.units import Instant, moment, size_in_words
 from conductor_supervisor.store import output, tasks
-from conductor_supervisor.store.dialect import AnyRow, Executor
+from conductor_supervisor.store.dialect import AnyRow, ByteLength, Executor
 from conductor_supervisor.store.executions import in_state, insert, owner_of_key
 from conductor_supervisor.store.schema import attempts, executions, steps
 
@@ -64,23 +64,28 @@ def is_write(operation: Operation) -> bool:
 
 
 def perform(
-    connection: Connection, operation: Operation, now: Instant, max_payload: int = MAX_PAYLOAD
+    connection: Connection,
+    operation: Operation,
+    now: Instant,
+    max_payload: int = MAX_PAYLOAD,
+    max_answer: int | None = None,
 ) -> Answer:
     """Perform one operation and answer it.
 
     :param max_payload: bytes that a payload may have.
+    :param max_answer: bytes that executions which are read may have together: more is refused unread.
     """
     match operation:
         case InvokeMany():
             return invoke(connection, operation, now, max_payload)
         case GetExecution():
-            return _get(connection, operation.id)
+            return _get(connection, operation.id, max_answer)
         case GetOutcome():
             return _outcome(connection, operation.id)
         case GetOutput():
             return _output(connection, operation.id, operation.after)
         case ListExecutions():
-            return _list(connection, operation)
+            return _list(connection, operation, max_answer)
         case CancelExecution():
             return _cancel(connection, operation.id, operation.reason, now)
         case RetryExecution():
@@ -205,7 +210,11 @@ def _output(connection: Connection, execution: str, after: int) -> Answer:
     return Printed(state, pieces, page.last, page.complete)
 
 
-def _get(connection: Connection, execution: str) -> Answer:
+def _get(connection: Connection, execution: str, max_answer: int | None) -> Answer:
+    if max_answer is not None:
+        size = connection.scalar(_SIZE_WITH_STEPS, {"execution": execution}) or 0
+        if size > max_answer:
+            return too_much(size, max_answer)
     row = connection.execute(_EXECUTION, {"execution": execution}).one_or_none()
     if row is None:
         return NotFound(execution)
@@ -214,12 +223,22 @@ def _get(connection: Connection, execution: str) -> Answer:
     return Found(_view(row, _attempt_views(row, ended), recorded))
 
 
-def _list(connection: Connection, asked: ListExecutions) -> Answer:
+def _list(connection: Connection, asked: ListExecutions, max_answer: int | None) -> Answer:
     if not 1 <= asked.limit <= LIST_AT_MOST:
         return Refused(f"limit: expected 1 to {LIST_AT_MOST}, got {asked.limit}")
     if asked.state is not None and asked.state not in get_args(State):
         return Refused(f"state: expected one of {', '.join(get_args(State))}, got {asked.state!r}")
-    statement = _EXECUTIONS.order_by(executions.c.id.desc()).limit(asked.limit)
+    if max_answer is not None:
+        sizes = _asked_for(asked, select(_SIZE.label("size"))).subquery()
+        size = connection.scalar(select(func.sum(sizes.c.size))) or 0
+        if size > max_answer:
+            return too_much(size, max_answer)
+    return Listed([_view(row, [], []) for row in connection.execute(_asked_for(asked, _EXECUTIONS))])
+
+
+def _asked_for(asked: ListExecutions, statement: Select[Any]) -> Select[Any]:
+    """Return a query for the executions that are asked for, newest first."""
+    statement = statement.order_by(executions.c.id.desc()).limit(asked.limit)
     if asked.task is not None:
         statement = statement.where(executions.c.task == asked.task)
     if asked.state is not None:
@@ -229,9 +248,31 @@ def _list(connection: Connection, asked: ListExecutions) -> Answer:
             statement = statement.where(executions.c.finished_at.is_not(None))
     if asked.before is not None:
         statement = statement.where(executions.c.id < asked.before)
-    return Listed([_view(row, [], []) for row in connection.execute(statement)])
+    return statement
 
 
+def too_much(size: int, most: int) -> Refused:
+    """Return what is said of an answer that has too many bytes."""
+    return Refused(
+        f"the answer has {size:,} bytes, and a runner may get {most:,} at once; "
+        "ask for less, such as list(limit=10)"
+    )
+
+
+_SIZE = (
+    ByteLength(executions.c.payload)
+    + ByteLength(executions.c.metadata)
+    + ByteLength(executions.c.result)
+    + ByteLength(executions.c.error)
+    + ByteLength(executions.c.progress)
+)
+_SIZE_WITH_STEPS = select(
+    _SIZE
+    + select(func.coalesce(func.sum(ByteLength(steps.c.result)), 0))
+    .where(steps.c.execution_id == executions.c.id)
+    .correlate(executions)
+    .scalar_subquery()
+).where(_this)
 _OUTCOME = select(
     executions.c.state, executions.c.result, executions.c.error, executions.c.cancel_reason
 ).where(_this)
