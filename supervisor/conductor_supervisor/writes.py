@@ -360,7 +360,7 @@ def _declare(connection: Connection, write: Declare, now: Instant, member: str |
     tasks.declare(connection, write.specs, now)
     schedules.declare(connection, write.specs, now)
     changes.declare(connection, write.specs, member)
-    starts.forget_others(connection, [spec.name for spec in write.specs if spec.rate is not None])
+    starts.forget_others(connection, [spec.name for spec in write.specs if spec.rate is not None], now)
     executions.reopen_windows(connection)
     return [write.then]
 

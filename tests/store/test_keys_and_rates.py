@@ -339,12 +339,23 @@ def test_a_lowered_rate_tells_when_enough_starts_are_forgotten(database: Databas
 
 
 def test_starts_of_tasks_without_a_rate_are_forgotten(database: Database) -> None:
-    """When the code or the operators no longer limit them."""
+    """When the code or the operators no longer limit them; but others may still do so for a while."""
+    weekly = Wanted("t", 9, rate=RateSpec(2, 7 * 24 * 3600.0))
+    hour = 3600 * SECOND
     invoke(database, *["t"] * 5)
-    rated(database, NOW)
-    with database.writing() as connection:
-        starts.forget_others(connection, ["other"])
-    assert len(rated(database, NOW).claimed) == 2
-    with database.writing() as connection:
-        starts.forget_others(connection, ["t"])
-    assert rated(database, NOW).claimed == []
+    one, lost = claim(database, weekly)
+    begun(database, one, NOW)
+    end(database, ending(lost, "ready", "released"))  # without a word that it began
+
+    def forget_all_but(task: str, hours: int) -> None:
+        with database.writing() as connection:
+            starts.forget_others(connection, [task], NOW + hours * hour)
+
+    forget_all_but("other", hours=23)
+    assert claim(database, weekly, now=NOW + 23 * hour) == []
+    forget_all_but("t", hours=24)
+    assert claim(database, weekly, now=NOW + 24 * hour) == []
+    forget_all_but("other", hours=24)
+    assert len(claim(database, weekly, now=NOW + 24 * hour)) == 1
+    forget_all_but("other", hours=48)
+    assert len(claim(database, weekly, now=NOW + 48 * hour)) == 1

@@ -11,9 +11,12 @@ from collections.abc import Sequence
 from sqlalchemy import Connection, bindparam, delete, func, insert, or_, select, text, update
 
 from conductor_protocol.manifest import RateSpec
-from conductor_protocol.units import Instant
+from conductor_protocol.units import MICROSECONDS, Instant
 from conductor_supervisor.rules import rate as rules
 from conductor_supervisor.store.schema import executions, starts
+
+KEPT_FOR_OTHERS: Instant = 24 * 3600 * MICROSECONDS
+"""How long the starts of tasks that our code does not know are kept."""
 
 
 def room(connection: Connection, task: str, rate: RateSpec, now: Instant) -> int:
@@ -49,9 +52,15 @@ def note(connection: Connection, begun: Sequence[tuple[str, int]], now: Instant)
         connection.execute(_NOTE, rows)
 
 
-def forget_others(connection: Connection, tasks: Sequence[str]) -> None:
-    """Forget the starts of all tasks but these: nobody counts them."""
-    connection.execute(delete(starts).where(starts.c.task.not_in(tasks)))
+def forget_others(connection: Connection, tasks: Sequence[str], now: Instant) -> None:
+    """Forget the starts of all tasks but these, which nobody here counts.
+
+    Those of the last day are kept: during a rollout others may run code that counts them.
+    """
+    others = starts.c.task.not_in(tasks)
+    # What has no time would stay for ever.
+    connection.execute(update(starts).where(others, starts.c.at.is_(None), ~_runs).values(at=now))
+    connection.execute(delete(starts).where(others, starts.c.at <= now - KEPT_FOR_OTHERS))
 
 
 def _counted(connection: Connection, task: str, rate: RateSpec, now: Instant) -> int:
