@@ -47,7 +47,7 @@ def test_the_version_is_that_of_the_package() -> None:
         (["start", "\udcff"], "'[APP]': expected text in UTF-8, got '\\udcff'"),
         (["status", "--runtime", "/tmp/" + "x" * 200], "runtime: a socket's path may have"),
         (["show", "\udcff" * 8], "'ID': expected text in UTF-8"),
-        (["cancel", "\udcff" * 8], "'ID': expected text in UTF-8"),
+        (["cancel", "\udcff" * 8], "'[ID]': expected text in UTF-8"),
         (["retry", "\udcff" * 8], "expected text in UTF-8"),
         (["logs", "\udcff" * 8], "'ID': expected text in UTF-8"),
         (["list", "--task", "\udcff"], "'--task': expected text in UTF-8"),

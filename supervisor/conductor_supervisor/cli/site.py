@@ -24,6 +24,7 @@ from conductor_supervisor.errors import (
     AppError,
     ForeignDatabase,
     NoDatabase,
+    NotAnswering,
     NotRunning,
     OutdatedDatabase,
     StoreError,

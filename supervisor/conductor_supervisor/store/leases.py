@@ -65,6 +65,12 @@ _REGISTER = supervisors.insert().values(
 )
 
 
+# No more than every version of the schema has: a copy looks who lives before it brings the tables up to date.
+_MEMBER = select(
+    supervisors.c.id, supervisors.c.host, supervisors.c.pid, supervisors.c.app, supervisors.c.started_at
+)
+
+
 def end_if_stopped(connection: Connection) -> None:
     """Have the server end this transaction by itself should we be stopped in the middle of it.
 
@@ -107,9 +113,7 @@ def remove(connection: Connection, member: str) -> None:
     connection.execute(_REMOVE, {"members": as_list([member])})
 
 
-_EXPIRED = (
-    select(supervisors).where(supervisors.c.expires_at < DatabaseNow()).with_for_update(skip_locked=True)
-)
+_EXPIRED = _MEMBER.where(supervisors.c.expires_at < DatabaseNow()).with_for_update(skip_locked=True)
 _REMOVE = delete(supervisors).where(one_of(supervisors.c.id, "members"))
 
 
@@ -118,7 +122,7 @@ def members(connection: Connection) -> list[Member]:
     return [_member(row) for row in connection.execute(_MEMBERS)]
 
 
-_MEMBERS = select(supervisors).order_by(supervisors.c.id)
+_MEMBERS = _MEMBER.order_by(supervisors.c.id)
 
 
 def living(connection: Connection) -> list[Member]:
