@@ -48,11 +48,13 @@ class Journal:
         changed: Effect,
         member: str | None = None,
         look_interval: Callable[[], float] = lambda: LOOK_INTERVAL,
+        away_level: int = logging.WARNING,
     ) -> None:
         """``changed`` is an effect too: somebody else may have committed to the database.
 
         :param member: our name, where supervisors need a lease.
         :param look_interval: tells the seconds between looks for that.
+        :param away_level: how loudly the log says that the database is away.
         """
         self._database = database
         self._clock = clock
@@ -60,6 +62,7 @@ class Journal:
         self._member = member
         self._front = Front() if database.shared else None
         self._look_interval = look_interval
+        self._away_level = away_level
         self._writes: SimpleQueue[list[Write] | None] = SimpleQueue()
         self._gathered: list[Write] = []
         self._effects: deque[Effect] = deque()
@@ -233,12 +236,12 @@ class Journal:
 
     def _note_away(self, error: Exception, what_waits: str) -> None:
         if self._tries == 0:
-            log.warning("the database is away, %s: %s", what_waits, _first_line(error))
+            log.log(self._away_level, "the database is away, %s: %s", what_waits, _first_line(error))
         self._tries += 1
 
     def _note_back(self) -> None:
         if self._tries:
-            log.warning("the database is back after %d tries", self._tries + 1)
+            log.log(self._away_level, "the database is back after %d tries", self._tries + 1)
             self._tries = 0
 
     def _make_together(self, group: list[Write]) -> list[Effect]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Mapping
 
 from conductor_protocol.units import MICROSECONDS, Instant
 from conductor_protocol.uptime import uptime
@@ -20,18 +21,31 @@ from conductor_supervisor.writes import EndAttempt, GiveUpLease, RenewLease, Tak
 TAKE_OVER_AFTER = 1 / 6
 """Of the lease: how often we look for supervisors that are gone."""
 
+STANDS_STILL_AFTER = 2 / 3
+"""Of the lease: how long one must not have been renewed, by our own clock, before we believe the database's
+that it has run out.
+"""
+
 log = logging.getLogger(__name__)
 
 
 class Neighbours:
     """Renews our lease, and looks for leases that have run out."""
 
-    def __init__(self, member: Member, seconds: float, work: Work, journal: Journal) -> None:
-        """:param seconds: how long a lease lasts."""
+    def __init__(
+        self, member: Member, seconds: float, work: Work, journal: Journal, renewals: Journal
+    ) -> None:
+        """
+        :param seconds: how long a lease lasts.
+        :param renewals: takes nothing else, so that no other write can keep a renewal waiting.
+        """
         self._member = member
         self._seconds = seconds
         self._work = work
         self._journal = journal
+        self._renewals = renewals
+        self._standing: dict[str, tuple[Instant, float]] = {}
+        """The end of each lease, and since when, by our own clock, it has been that one."""
         self._renewing = False
         self._taking_over = False
         self._take_over_at = 0.0
@@ -56,7 +70,7 @@ class Neighbours:
             self._renewing = False
             log.error("our lease was not renewed: %s", message)
 
-        self._journal.submit(RenewLease(self._member, round(self._seconds * MICROSECONDS), done, refused))
+        self._renewals.submit(RenewLease(self._member, round(self._seconds * MICROSECONDS), done, refused))
 
     def leave(self) -> None:
         """Give our lease up: everything is settled."""
@@ -67,14 +81,30 @@ class Neighbours:
         if not self._taking_over and time.monotonic() >= self._take_over_at:
             self._taking_over = True
             most = {name: task.spec.max_attempts for name, task in self._work.tasks.items()}
-            self._journal.submit(TakeOver(self._member.id, most, self._taken_over, self._refused))
+            self._journal.submit(
+                TakeOver(self._member.id, most, self._unchanged(), self._taken_over, self._refused)
+            )
 
     def _refused(self, message: str) -> None:
         self._wait_for_next()
         log.error("executions of supervisors that are gone could not be taken over: %s", message)
 
+    def _unchanged(self) -> dict[str, Instant]:
+        """Return the leases that were not renewed for long, and their ends."""
+        long_ago = uptime() - self._seconds * STANDS_STILL_AFTER
+        return {key: end for key, (end, since) in self._standing.items() if since <= long_ago}
+
+    def _notice(self, ends: Mapping[str, Instant]) -> None:
+        now = uptime()
+        before = self._standing
+        self._standing = {
+            key: before[key] if key in before and before[key][0] == end else (end, now)
+            for key, end in ends.items()
+        }
+
     def _taken_over(self, taken: TakenOver) -> None:
         self._wait_for_next()
+        self._notice(taken.ends)
         for member in taken.gone:
             log.warning("supervisor on %s, process %d, is gone: its lease ran out", member.host, member.pid)
         recovered = taken.recovered

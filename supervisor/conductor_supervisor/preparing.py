@@ -88,7 +88,7 @@ def _join(connection: Connection, me: Member, lease: float, left: Aftermath) -> 
     leases.renew(connection, me, round(lease * MICROSECONDS))
     if left.supervisor is not None:
         leases.remove(connection, left.supervisor)
-    leases.remove_expired(connection)
+    leases.remove_expired(connection, me.id)
 
 
 def _recover(connection: Connection, known: Mapping[str, Task], clock: Clock, left: Aftermath) -> None:

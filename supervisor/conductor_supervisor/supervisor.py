@@ -65,6 +65,9 @@ LAST_WRITES = 10.0
 """Seconds that the database has at the end to take the last writes: once while the loop runs, and once when
 it has ended."""
 
+LAST_RENEWAL = 1.0
+"""Seconds for a renewal of the lease that is under way at the end."""
+
 LAST_REAPING = 5.0
 """Seconds that children which were killed have at the end to be gone."""
 
@@ -102,6 +105,9 @@ def run(
     with ExitStack() as stack:
         database = Database.open(url)
         stack.callback(database.close)
+        lease_database = Database.open(url) if database.shared else None
+        if lease_database is not None:
+            stack.callback(lease_database.close)
         folder = runtime_folder(url, settings.runtime)
         me = Member(str(uuid_utils.uuid7()), socket.gethostname(), os.getpid(), manifest.app, clock.now())
         former = stack.enter_context(folder_lock(folder, me.id)).former
@@ -117,6 +123,7 @@ def run(
             known,
             cron,
             database,
+            lease_database,
             folder,
             paths,
             clock,
@@ -140,6 +147,7 @@ class Supervisor:
         known: dict[str, Task],
         cron: list[Schedule],
         database: Database,
+        lease_database: Database | None,
         folder: Path,
         paths: Sequence[str],
         clock: Clock,
@@ -166,9 +174,19 @@ class Supervisor:
         self._work = Work(
             known, self._roster, self._router, self._journal, clock, ended=self._ended, lease=lease
         )
-        self._neighbours = (
-            Neighbours(me, settings.lease, self._work, self._journal) if database.shared else None
-        )
+        self._journals = [self._journal]
+        self._neighbours: Neighbours | None = None
+        if lease_database is not None:
+            self._renewals = Journal(
+                lease_database,
+                clock,
+                changed=lambda: None,
+                member=me.id,
+                look_interval=lambda: math.inf,
+                away_level=logging.DEBUG,  # the other one tells
+            )
+            self._journals.append(self._renewals)
+            self._neighbours = Neighbours(me, settings.lease, self._work, self._journal, self._renewals)
         self._intake = Intake(self._work, self._journal, me.id, cron)
         self._transcripts = Transcripts(self._roster, self._journal, clock, settings.log_limit)
         self._staff = Staff(
@@ -201,6 +219,7 @@ class Supervisor:
         self._progress_at = 0.0
         self._poller = zmq.Poller()
         self._polled_outputs: set[int] | None = None
+        self._wakers = {journal.fileno(): journal for journal in self._journals}
 
     # The life of a supervisor
 
@@ -214,8 +233,11 @@ class Supervisor:
             if self._listener is not None:
                 self._listener.start()
                 stack.callback(self._listener.close)
-            self._journal.start()
+            for journal in self._journals:
+                journal.start()
             stack.callback(self._close_journal)
+            if self._neighbours is not None:
+                stack.callback(self._renewals.close, LAST_RENEWAL)
             stack.callback(self._end_all_runners)
             stack.callback(self.reloading.give_up)
             log.info(
@@ -257,8 +279,9 @@ class Supervisor:
         while not self._done():
             self._wait(wake)
             self._leasing.look()
-            for effect in self._journal.effects():
-                effect()
+            for journal in self._journals:
+                for effect in journal.effects():
+                    effect()
             self._receive()
             self._read_outputs()
             if self._child_died:
@@ -276,7 +299,8 @@ class Supervisor:
                 log.info("nothing is due any more")
                 self._begin_shutdown(self._settings.shutdown_grace)
             self._transcripts.keep()
-            self._journal.hand_over()
+            for journal in self._journals:
+                journal.hand_over()
             self._router.flush()
 
     def _done(self) -> bool:
@@ -295,8 +319,8 @@ class Supervisor:
         timeout = max(0.0, self._next_tick - time.monotonic())
         printed = False
         for source, _ in self._poller.poll(math.ceil(timeout * 1000)):
-            if source == self._journal.fileno():
-                self._journal.awake()
+            if source in self._wakers:
+                self._wakers[source].awake()
             elif source is self._router.control:
                 self._answer_commands()
             elif source == wake:
@@ -314,7 +338,7 @@ class Supervisor:
         poller = zmq.Poller()
         poller.register(self._router.runners, zmq.POLLIN)
         poller.register(self._router.control, zmq.POLLIN)
-        for descriptor in (self._journal.fileno(), self._poke.fileno(), wake, *self._polled_outputs):
+        for descriptor in (*self._wakers, self._poke.fileno(), wake, *self._polled_outputs):
             poller.register(descriptor, zmq.POLLIN)
         return poller
 

@@ -163,6 +163,8 @@ class TakenOver:
     recovered: Recovered
     ours: set[tuple[str, int]]
     """Every (execution, claim) that is running under our own name."""
+    ends: Mapping[str, Instant]
+    """When the lease of each supervisor that is left ends."""
 
 
 @dataclass(slots=True)
@@ -171,6 +173,8 @@ class TakeOver:
 
     member: str
     max_attempts: Mapping[str, int]
+    unchanged: Mapping[str, Instant]
+    """The leases that stand still, and the ends that they have had for long."""
     then: Callable[[TakenOver], None]
     refused: Callable[[str], None]
 
@@ -379,13 +383,14 @@ def _look(connection: Connection, supervisor: str, now: Instant) -> Seen:
 
 
 def _take_over(connection: Connection, write: TakeOver, now: Instant) -> TakenOver:
-    gone = leases.remove_expired(connection)
+    gone = leases.remove_expired(connection, write.member, write.unchanged)
     if gone:
         changes.remove_unwanted(connection)
     return TakenOver(
         gone,
         attempts.recover(connection, now, write.max_attempts),
         executions.running_under(connection, write.member),
+        leases.ends(connection),
     )
 
 

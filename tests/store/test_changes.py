@@ -534,7 +534,7 @@ def test_what_only_one_wanted_goes_when_it_is_dead(database: Database, app: psyc
     declare(database, spec("insert"), me="dead")
     assert len(triggers(app)) == 2
     with database.writing() as connection:
-        writes.apply(connection, [TakeOver("a", {}, Mock(), Mock())], 0, "a")
+        writes.apply(connection, [TakeOver("a", {}, leases.ends(connection), Mock(), Mock())], 0, "a")
     assert len(triggers(app)) == 1
 
 

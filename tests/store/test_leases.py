@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import Connection, text
+from sqlalchemy.exc import DBAPIError
 from store_moves import NOW, claim, ending, invoke, running, step, view
 
+from conductor_protocol.units import Instant
 from conductor_supervisor.store import claiming, leases
 from conductor_supervisor.store.attempts import Ending, Recovered
 from conductor_supervisor.store.claiming import Claimed, Wanted
@@ -56,10 +59,41 @@ def refuse(message: str) -> None:
     raise AssertionError(message)
 
 
-def take_over(database: Database, by: str) -> TakenOver:
-    (taken,) = carry_out(database, TakeOver(by, {"t": 3}, lambda brought: None, refuse), by)
+def take_over(database: Database, by: str, unchanged: dict[str, Instant] | None = None) -> TakenOver:
+    """Take over from those whose leases have run out, and have stood still for long, as all have here."""
+    with database.reading() as connection:
+        ends = leases.ends(connection)
+    write = TakeOver(by, {"t": 3}, ends if unchanged is None else unchanged, lambda brought: None, refuse)
+    (taken,) = carry_out(database, write, by)
     assert isinstance(taken, TakenOver)
     return taken
+
+
+def told(taken: TakenOver) -> tuple[list[Member], Recovered, set[tuple[str, int]]]:
+    return taken.gone, taken.recovered, taken.ours
+
+
+def test_a_lease_that_was_renewed_of_late_is_not_taken_however_late_the_database_says_it_is(
+    database: Database,
+) -> None:
+    """Its clock has jumped then."""
+    renew(database, ONE)
+    renew(database, TWO, OVER)
+    first = take_over(database, "one", unchanged={})
+    assert first.gone == []
+    assert first.ends.keys() == {"one", "two"}
+    with database.writing() as connection:
+        leases.renew(connection, TWO, OVER)
+    assert take_over(database, "one", dict(first.ends)).gone == []
+    assert take_over(database, "one").gone == [TWO]
+
+
+def test_nobody_takes_itself_for_dead(database: Database) -> None:
+    """Be its own lease over: it learns that when it is to renew it."""
+    renew(database, ONE, OVER)
+    mine = running(database, by="one")
+    assert take_over(database, "one").gone == []
+    assert view(database, mine.id).state == "running"
 
 
 def test_the_first_renewal_is_the_beginning(database: Database) -> None:
@@ -76,7 +110,7 @@ def test_what_a_supervisor_with_a_lease_runs_is_its_own(database: Database) -> N
     renew(database, TWO)
     mine, other = running(database, by="one"), running(database, by="two")
     taken = take_over(database, "one")
-    assert taken == TakenOver([], Recovered([], [], []), {(mine.id, 1)})
+    assert told(taken) == ([], Recovered([], [], []), {(mine.id, 1)})
     assert view(database, other.id).state == "running"
 
 
@@ -89,7 +123,7 @@ def test_what_one_without_a_lease_ran_goes_back_to_the_queue(database: Database)
     assert taken.gone == [TWO]
     assert taken.recovered == Recovered(returned=[theirs.id], charged=[], cancelled=[])
     assert view(database, theirs.id).state == "ready"
-    assert take_over(database, "one") == TakenOver([], Recovered([], [], []), set())
+    assert told(take_over(database, "one")) == ([], Recovered([], [], []), set())
 
 
 def test_a_lease_that_has_run_out_counts_until_somebody_takes_over(database: Database) -> None:
@@ -216,3 +250,51 @@ def test_who_is_stopped_in_a_transaction_keeps_nobody_waiting(
         apply(connection, [write], NOW, "one")
         assert connection.scalar(text("SHOW idle_in_transaction_session_timeout")) == "5s"
     database.close()
+
+
+def test_a_renewal_does_not_wait_for_a_transaction_of_its_own_supervisor(postgres_url: str) -> None:
+    """However long that writes; whoever would take it for dead does."""
+    database, other = Database.open(postgres_url), Database.open(postgres_url)
+    renew(database, ONE)
+    renew(database, TWO, OVER)
+    with database.writing() as connection, other.writing() as renewing:
+        assert leases.stands(connection, "one")
+        assert leases.stands(connection, "two")
+        renewing.execute(text("SET LOCAL lock_timeout = '1ms'"))
+        assert leases.renew(renewing, ONE, LONG)
+        assert leases.remove_expired(renewing, "one") == []
+    other.close()
+    database.close()
+
+
+def test_what_a_client_has_locked_is_taken_over_at_the_next_look(postgres_url: str) -> None:
+    """It keeps nobody waiting, not even a start."""
+    database, client = Database.open(postgres_url), Database.open(postgres_url)
+    renew(database, ONE)
+    renew(database, TWO, OVER)
+    kept, free = running(database, by="two"), running(database, by="two")
+    with client.writing() as locking:
+        locking.execute(
+            text("SELECT 1 FROM conductor.conductor_executions WHERE id = :id FOR UPDATE"), {"id": kept.id}
+        )
+        assert take_over(database, "one").recovered.returned == [free.id]
+    assert take_over(database, "one").recovered.returned == [kept.id]
+    client.close()
+    database.close()
+
+
+def test_closing_does_not_wait_for_a_transaction_that_hangs(postgres_url: str) -> None:
+    """It is cut off, and whoever was in it has an error."""
+    database = Database.open(postgres_url)
+    began = threading.Event()
+
+    def hang(connection: Connection) -> None:
+        began.set()
+        connection.execute(text("SELECT pg_sleep(600)"))
+
+    with ThreadPoolExecutor(1) as pool:
+        hanging = pool.submit(database.transact, hang)
+        assert began.wait(30)
+        database.close()
+        with pytest.raises(DBAPIError):
+            hanging.result(60)

@@ -126,6 +126,7 @@ def _one_life(world: World) -> bool:
         known_tasks(),
         cron,
         world.database,
+        None,
         nowhere,
         [],
         world.clock,

@@ -294,7 +294,7 @@ _ORPHANS = (
     )
     .where(is_running, executions.c.supervisor.not_in(select(supervisors.c.id)))
     .order_by(executions.c.id)
-    .with_for_update(of=executions)
+    .with_for_update(of=executions, skip_locked=True)  # whom a client keeps is taken at the next look
 )
 
 

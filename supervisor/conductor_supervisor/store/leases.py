@@ -10,7 +10,7 @@ Time here is the database's: the clocks of the machines need not agree.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 import msgspec
 from msgspec import Struct
@@ -67,7 +67,12 @@ _REGISTER = supervisors.insert().values(
 
 # No more than every version of the schema has: a copy looks who lives before it brings the tables up to date.
 _MEMBER = select(
-    supervisors.c.id, supervisors.c.host, supervisors.c.pid, supervisors.c.app, supervisors.c.started_at
+    supervisors.c.id,
+    supervisors.c.host,
+    supervisors.c.pid,
+    supervisors.c.app,
+    supervisors.c.started_at,
+    supervisors.c.expires_at,
 )
 
 
@@ -91,18 +96,25 @@ _END_IF_STOPPED = select(EndIfIdle(5))
 _STANDS = select(
     select(supervisors.c.id)
     .where(supervisors.c.id == bindparam("member"))
-    .with_for_update(read=True)
+    .with_for_update(read=True, key_share=True)  # a renewal need not wait, but whoever takes us for dead does
     .scalar_subquery(),
     EndIfIdle(5),
 )
 
 
-def remove_expired(connection: Connection) -> list[Member]:
-    """Remove the leases that have run out; return whose they were.
+def remove_expired(
+    connection: Connection, member: str, unchanged: Mapping[str, Instant] | None = None
+) -> list[Member]:
+    """Remove the leases of others that have run out; return whose they were.
 
     One whose owner is writing at this moment is left for the next time.
+
+    :param member: our name.
+    :param unchanged: leases that were seen to stand still for long, and the ends that they had: only these,
+        for where the database's clock jumps, a lease that is renewed all the time has run out too.
     """
-    gone = [_member(row) for row in connection.execute(_EXPIRED)]
+    rows = connection.execute(_EXPIRED, {"member": member})
+    gone = [_member(row) for row in rows if unchanged is None or unchanged.get(row.id) == row.expires_at]
     if gone:
         connection.execute(_REMOVE, {"members": as_list([member.id for member in gone])})
     return gone
@@ -113,7 +125,9 @@ def remove(connection: Connection, member: str) -> None:
     connection.execute(_REMOVE, {"members": as_list([member])})
 
 
-_EXPIRED = _MEMBER.where(supervisors.c.expires_at < DatabaseNow()).with_for_update(skip_locked=True)
+_EXPIRED = _MEMBER.where(
+    supervisors.c.expires_at < DatabaseNow(), supervisors.c.id != bindparam("member")
+).with_for_update(skip_locked=True)
 _REMOVE = delete(supervisors).where(one_of(supervisors.c.id, "members"))
 
 
@@ -123,6 +137,11 @@ def members(connection: Connection) -> list[Member]:
 
 
 _MEMBERS = _MEMBER.order_by(supervisors.c.id)
+
+
+def ends(connection: Connection) -> dict[str, Instant]:
+    """Return when each lease ends, by the database's clock."""
+    return {row.id: row.expires_at for row in connection.execute(_MEMBERS)}
 
 
 def living(connection: Connection) -> list[Member]:

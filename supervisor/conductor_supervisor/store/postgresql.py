@@ -6,10 +6,12 @@ so nothing hangs on session settings, which a transaction pooler would hand to s
 
 from __future__ import annotations
 
+import os
 import re
+import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from typing import TYPE_CHECKING, TypeVar
 
 from sqlalchemy import Connection, Engine, RootTransaction, Table, create_engine, text
@@ -264,9 +266,17 @@ class PostgresDatabase(Database):
         )
 
     def close(self) -> None:
-        """Close every connection."""
-        with self._writing:
-            self._drop_writer()
+        """Close every connection.
+
+        A transaction that another thread is in breaks: a server that hangs may keep it for ever.
+        """
+        if self._writing.acquire(blocking=False):
+            try:
+                self._drop_writer()
+            finally:
+                self._writing.release()
+        elif self._writer is not None:
+            _cut(self._writer)
         super().close()
 
     def _no_tables(self) -> NoDatabase:
@@ -303,6 +313,14 @@ class PostgresDatabase(Database):
         if self._writer is not None:
             self._writer.close()
             self._writer = None
+
+
+def _cut(connection: Connection) -> None:
+    """Shut down a connection's socket: whoever waits for the server has an error at once."""
+    driver: psycopg.Connection | None = connection.connection.driver_connection
+    if driver is not None and not driver.closed:
+        with closing(socket.socket(fileno=os.dup(driver.fileno()))) as wire, suppress(OSError):
+            wire.shutdown(socket.SHUT_RDWR)
 
 
 def announce(connection: Executor, schema: str, by: str = "") -> None:
