@@ -43,7 +43,7 @@ def main(names: tuple[str, ...], only: Kind | None, quick: bool, file: Path | No
         for kind in figure.kinds:
             if only in (None, kind):
                 with console.status(f"{figure.name} on {kind}: {figure.about}"):
-                    results += take(figure, kind, 1 if quick else RUNS, quick)
+                    results += take(figure, kind, 1 if quick or figure.by_itself else RUNS, quick)
     table.show(results, console)
     if file is not None:
         table.write(results, machine, file)

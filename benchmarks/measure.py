@@ -41,7 +41,7 @@ class Figure:
     kinds: Sequence[Kind] = KINDS
     """The databases for which it says something."""
     by_itself: bool = False
-    """It takes many minutes: only where it is named."""
+    """It takes many minutes: only where it is named, and once."""
 
 
 @dataclass(frozen=True)

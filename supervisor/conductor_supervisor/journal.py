@@ -32,6 +32,9 @@ from conductor_supervisor.writes import Effect, Write, apply, makes_work
 LOOK_INTERVAL = 0.2
 """Seconds between looks whether another process has changed the database, where nobody poked us."""
 
+GIVING_UP = 1.0
+"""Seconds that the store thread has to end when it is not to try any more; one that hangs does not."""
+
 REPEAT_DELAYS = (0.05, 0.1, 0.25, 0.5, 1.0)
 """Seconds before a group is tried again while the database is away; the last one repeats."""
 
@@ -135,7 +138,7 @@ class Journal:
         self._writes.put(None)
         self._thread.join(timeout)
         self._given_up.set()
-        self._thread.join(timeout)
+        self._thread.join(min(timeout, GIVING_UP))
         os.close(self._wake_read)
         os.close(self._wake_write)
         return self._failure is None and not self._thread.is_alive()

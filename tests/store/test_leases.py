@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -249,6 +250,8 @@ def test_who_is_stopped_in_a_transaction_keeps_nobody_waiting(
     with database.writing() as connection:
         apply(connection, [write], NOW, "one")
         assert connection.scalar(text("SHOW idle_in_transaction_session_timeout")) == "5s"
+        if sys.platform == "linux":  # where the server's is told if nobody takes what it sends
+            assert connection.scalar(text("SHOW tcp_user_timeout")) == "5000"
     database.close()
 
 

@@ -208,7 +208,9 @@ def _now_postgresql(_element: DatabaseNow, _compiler: SQLCompiler, **_options: A
 
 
 class EndIfIdle(FunctionElement[str]):
-    """Have the server end this transaction if we leave it alone for so many seconds."""
+    """Have the server end this transaction if we leave it alone for so many seconds, or take nothing of what
+    it sends us.
+    """
 
     type = Text()
     inherit_cache = True
@@ -225,7 +227,10 @@ def _end_if_idle_sqlite(_element: EndIfIdle, _compiler: SQLCompiler, **_options:
 @compiles(EndIfIdle, "postgresql")
 def _end_if_idle_postgresql(element: EndIfIdle, compiler: SQLCompiler, **options: Any) -> str:
     time = compiler.process(element.clauses, **options)
-    return f"set_config('idle_in_transaction_session_timeout', {time}, true)"
+    idle = f"set_config('idle_in_transaction_session_timeout', {time}, true)"
+    # Elsewhere it is not supported, and each attempt would be a line in the server's log.
+    deaf = f"CASE WHEN version() ~ 'linux' THEN set_config('tcp_user_timeout', {time}, true) ELSE '' END"
+    return f"{idle} || {deaf}"
 
 
 class sql(TextClause):  # noqa: N801 - a statement in the making, used as SQLAlchemy's text()
