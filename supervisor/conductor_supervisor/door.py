@@ -16,6 +16,7 @@ from conductor_protocol.operations import MAX_PAYLOAD, Answer, Invoked, InvokeMa
 from conductor_supervisor.clock import clock_from_environment
 from conductor_supervisor.errors import StoreAway, StoreError
 from conductor_supervisor.runtime import RUNTIME_VARIABLE, find_runtime_folder, poke
+from conductor_supervisor.store import leases
 from conductor_supervisor.store.database import Database, despite_conflicts, is_transient
 from conductor_supervisor.store.dialect import Executor
 from conductor_supervisor.store.location import Location, PostgresLocation, locate
@@ -69,6 +70,8 @@ class Door:
 
     def _write(self, database: Database, operation: Operation) -> Answer:
         with database.writing() as connection:
+            if _locks_for_others(operation):
+                leases.end_if_stopped(connection)
             answer = perform(connection, operation, clock_from_environment().now(), self._max_payload)
             database.announce(connection)
         return answer
@@ -143,6 +146,13 @@ def _import_driver(location: Location) -> None:
     else:
         import_module("conductor_supervisor.store.sqlite")
         create_engine("sqlite://")
+
+
+def _locks_for_others(operation: Operation) -> bool:
+    """Tell whether a supervisor or a client may have to wait until we have committed."""
+    if isinstance(operation, InvokeMany):
+        return any(new.dedupe_key is not None for new in operation.executions)
+    return is_write(operation)
 
 
 def _may_be_written(operation: Operation, error: SQLAlchemyError) -> bool:

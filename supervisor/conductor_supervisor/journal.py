@@ -25,15 +25,38 @@ from sqlalchemy import Connection
 from conductor_protocol.units import counted
 from conductor_supervisor.clock import Clock
 from conductor_supervisor.errors import StoreError
-from conductor_supervisor.store.database import Database, Undecided, is_conflict, is_damaged, is_transient
+from conductor_supervisor.store.database import (
+    Database,
+    Undecided,
+    is_conflict,
+    is_damaged,
+    is_held_up,
+    is_transient,
+)
 from conductor_supervisor.store.front import Front
-from conductor_supervisor.writes import Effect, Write, apply, makes_work
+from conductor_supervisor.writes import (
+    Claim,
+    Declare,
+    Effect,
+    Fire,
+    Perform,
+    TakeOver,
+    Write,
+    apply,
+    makes_work,
+)
 
 LOOK_INTERVAL = 0.2
 """Seconds between looks whether another process has changed the database, where nobody poked us."""
 
 GIVING_UP = 1.0
 """Seconds that the store thread has to end when it is not to try any more; one that hangs does not."""
+
+PUT_OFF = Claim | Declare | Fire | Perform | TakeOver
+"""Writes that may be made behind later ones, where somebody keeps a lock that they need."""
+
+PUT_OFF_FOR = 0.25
+"""Seconds until they are tried again."""
 
 REPEAT_DELAYS = (0.05, 0.1, 0.25, 0.5, 1.0)
 """Seconds before a group is tried again while the database is away; the last one repeats."""
@@ -74,6 +97,10 @@ class Journal:
         os.set_blocking(self._wake_write, False)
         self._given_up = threading.Event()
         self._failure: BaseException | None = None
+        self._held_up: list[Write] = []
+        """Those of the group at work that wait for somebody's lock."""
+        self._put_off: list[Write] = []
+        self._put_off_until = 0.0
         self._tries = 0
         """Failed tries in a row, for as long as the database is away."""
         self._thread = threading.Thread(target=self._run, name="store", daemon=True)
@@ -150,7 +177,9 @@ class Journal:
         try:
             while (group := self._next_group()) is not None:
                 if group:
-                    self._give_back(self._commit(group))
+                    self._give_back(self._commit(group, self._make_together))
+                if self._put_off and time.monotonic() >= self._put_off_until:
+                    self._give_back(self._commit(self._take_put_off(), self._make_each))
                 if time.monotonic() >= look_at:
                     look_at = time.monotonic() + self._look_interval()
                     self._look()
@@ -186,13 +215,18 @@ class Journal:
             self._note_away(error, "looks at it wait")
         self._database.check_in_place()
 
-    def _commit(self, group: list[Write]) -> list[Effect]:
+    def _take_put_off(self) -> list[Write]:
+        group, self._put_off = self._put_off, []
+        return group
+
+    def _commit(self, group: list[Write], make: Callable[[list[Write]], list[Effect]]) -> list[Effect]:
         """Commit a group once, however long the database is away; return its effects.
+
+        :param make: makes the writes in one transaction, which it commits.
 
         :raises StoreError: if it is damaged, or not the one that was opened any more: nobody may hear then
             that anything is committed.
         """
-        make: Callable[[list[Write]], list[Effect]] = self._make_together
         undecided: Undecided[list[Effect]] | None = None
         while True:
             try:
@@ -206,7 +240,9 @@ class Journal:
             except Exception as error:
                 if is_damaged(error):
                     raise StoreError(_damage(self._database, error)) from error
-                if is_transient(error):
+                if is_held_up(error) and make == self._make_together:
+                    make = self._make_each
+                elif is_transient(error):
                     self._database.check_in_place()
                     self._wait_for_return(error, len(group))
                 elif make == self._make_together:
@@ -216,7 +252,11 @@ class Journal:
                     raise
         self._database.check_in_place()
         self._note_back()
-        return [*effects, partial(self._settle, len(group))]
+        held_up, self._held_up = self._held_up, []
+        if held_up:
+            self._put_off += held_up
+            self._put_off_until = time.monotonic() + PUT_OFF_FOR
+        return [*effects, partial(self._settle, len(group) - len(held_up))]
 
     def _effects_if_committed(self, undecided: Undecided[list[Effect]]) -> list[Effect] | None:
         """Return the effects of a group whose commit broke, if it was committed all the same."""
@@ -227,7 +267,7 @@ class Journal:
     def _wait_for_return(self, error: Exception, writes: int) -> None:
         self._forget_claims()
         delay = REPEAT_DELAYS[min(self._tries, len(REPEAT_DELAYS) - 1)]
-        if is_conflict(error):
+        if is_conflict(error) or is_held_up(error):
             log.debug("%d writes met another's and are made again: %s", writes, _first_line(error))
         else:
             self._note_away(error, f"{counted(writes, 'write')} {'waits' if writes == 1 else 'wait'}")
@@ -257,8 +297,9 @@ class Journal:
         return effects
 
     def _make_each(self, group: list[Write]) -> list[Effect]:
-        """Make the writes of a group of which some is bad: each under a savepoint of its own."""
+        """Make the writes of a group of which some is bad, or held up: each under a savepoint of its own."""
         self._forget_claims()
+        self._held_up = []
         return self._database.transact(
             lambda connection: [effect for write in group for effect in self._make_alone(connection, write)]
         )
@@ -268,6 +309,9 @@ class Journal:
             with connection.begin_nested():
                 return self._apply([write], connection)
         except Exception as error:
+            if is_held_up(error) and isinstance(write, PUT_OFF):
+                self._held_up.append(write)
+                return []
             if is_transient(error) or is_damaged(error):
                 raise
             self._forget_claims()

@@ -276,7 +276,7 @@ def apply(
     :param front: what earlier claims have found out of where the queues begin.
     """
     if member is not None and not all(map(_speaks_of_executions, group)):
-        leases.end_if_stopped(connection)
+        leases.limit(connection)
     renewed = [
         partial(w.then, leases.renew(connection, w.member, w.microseconds)) for w in _of(group, RenewLease)
     ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +34,9 @@ def kinds(group: Sequence[Write]) -> list[str]:
 class WatchedJournal(Journal):
     """Passes its boundaries."""
 
-    def _commit(self, group: list[Write]) -> list[Effect]:
+    def _commit(self, group: list[Write], make: Callable[[list[Write]], list[Effect]]) -> list[Effect]:
         pass_all(kinds(group), BEFORE)
-        effects = super()._commit(group)
+        effects = super()._commit(group, make)
         pass_all(kinds(group), BEHIND)
         return effects
 

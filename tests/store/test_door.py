@@ -11,16 +11,21 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
 from conductor_protocol.errors import UsageError
 from conductor_protocol.operations import (
+    CancelExecution,
+    Changed,
     GetExecution,
     Invoked,
     InvokeMany,
     Listed,
     ListExecutions,
     NewExecution,
+    Operation,
+    RetryExecution,
 )
 from conductor_supervisor import door as door_module
 from conductor_supervisor.door import Door
@@ -194,3 +199,25 @@ def test_a_client_does_not_load_alembic(database_url: str) -> None:
         "sys.exit('alembic' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [CancelExecution("x"), RetryExecution("x"), InvokeMany([NewExecution(task="t", dedupe_key="k")])],
+    ids=lambda operation: type(operation).__name__,
+)
+def test_a_client_that_is_stopped_in_a_transaction_keeps_nobody_waiting(
+    postgres_url: str, runtime: Path, monkeypatch: pytest.MonkeyPatch, operation: Operation
+) -> None:
+    """The server ends it: supervisors wait for the rows that it has locked."""
+    told = []
+
+    def asked(connection: Connection, *_others: object) -> Changed:
+        told.append(connection.scalar(text("SHOW idle_in_transaction_session_timeout")))
+        return Changed("ready", changed=False)
+
+    monkeypatch.setattr(door_module, "perform", asked)
+    door = Door(postgres_url)
+    door.perform(operation)
+    assert told == ["5s"]
+    door.close()

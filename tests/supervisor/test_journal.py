@@ -5,7 +5,7 @@ from __future__ import annotations
 import select
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -19,13 +19,17 @@ from conductor_protocol.operations import Answer, Found, GetExecution, Invoked, 
 from conductor_supervisor.clock import SystemClock
 from conductor_supervisor.errors import StoreError
 from conductor_supervisor.journal import Journal
+from conductor_supervisor.store import leases
 from conductor_supervisor.store.attempts import Ending
 from conductor_supervisor.store.claiming import Wanted
 from conductor_supervisor.store.database import Database
+from conductor_supervisor.store.leases import Member
+from conductor_supervisor.store.perform import perform
 from conductor_supervisor.store.steps import NewStep
 from conductor_supervisor.writes import Claim, EndAttempt, LoadPage, Perform, RecordStep, Taken, Write
 
 NOTHING: list[str] = []
+NOW = 1_800_000_000_000_000
 
 
 @pytest.fixture
@@ -48,10 +52,16 @@ def journal(database: Database) -> Iterator[Journal]:
 
 def act(journal: Journal, *writes: Write) -> None:
     """Hand over a group and act on its effects, as the loop does."""
+    left = journal.pending
     for write in writes:
         journal.submit(write)
     journal.hand_over()
-    while not journal.idle():
+    act_until(journal, lambda: journal.pending == left)
+
+
+def act_until(journal: Journal, fact: Callable[[], bool]) -> None:
+    """Act on effects until something has come true."""
+    while not fact():
         readable, _, _ = select.select([journal.fileno()], [], [], 30)
         assert readable, "the journal never answered"
         journal.awake()
@@ -276,3 +286,33 @@ def test_a_database_that_is_away_gets_each_write_once_when_it_is_back(
     assert len(set(invoked(journal, 3))) == 3
     assert len(tries) == 4
     assert len(claimed(journal, 10)) == 3
+
+
+def test_who_waits_for_a_lock_keeps_no_other_write_waiting(postgres_url: str) -> None:
+    """Here for a key that another's open transaction has: it is tried again until that one has ended."""
+    database = Database.open(postgres_url)
+    with database.writing() as connection:
+        leases.renew(connection, Member("me", "here", 1, "app", NOW), 600_000_000)
+    journal = Journal(database, SystemClock(), changed=lambda: None, member="me")
+    journal.start()
+    answers: list[Answer] = []
+    keyed = InvokeMany([NewExecution(task="job", dedupe_key="k")])
+    free = InvokeMany([NewExecution(task="job")])
+    other = Database.open(postgres_url)
+    with other.writing() as connection:
+        perform(connection, keyed, NOW)
+        for operation in (keyed, free):
+            journal.submit(Perform(operation, answers.append, fail))
+        journal.hand_over()
+        act_until(journal, lambda: len(answers) == 1)
+        invoked(journal, 3)
+        assert len(answers) == 1
+    act_until(journal, lambda: len(answers) == 2)
+    assert journal.idle()
+    (first, second) = answers
+    assert isinstance(first, Invoked)
+    assert isinstance(second, Invoked)
+    assert (first.created, second.created) == ([True], [False])
+    journal.close(5)
+    other.close()
+    database.close()

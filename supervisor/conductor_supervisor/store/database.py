@@ -349,6 +349,16 @@ def despite_conflicts(work: Callable[[], R]) -> R:
     return work()
 
 
+def is_held_up(error: Exception) -> bool:
+    """Tell whether a transaction failed because somebody keeps a lock for long."""
+    told = _told_by_driver(error)
+    if _is_of_psycopg(told):
+        from conductor_supervisor.store import postgresql
+
+        return postgresql.is_held_up(told)
+    return False
+
+
 def is_damaged(error: Exception) -> bool:
     """Tell whether the database is not what it should be: nothing that is written to it counts."""
     told = _told_by_driver(error)

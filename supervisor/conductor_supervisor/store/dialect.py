@@ -207,30 +207,34 @@ def _now_postgresql(_element: DatabaseNow, _compiler: SQLCompiler, **_options: A
     return "CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS BIGINT)"
 
 
-class EndIfIdle(FunctionElement[str]):
-    """Have the server end this transaction if we leave it alone for so many seconds, or take nothing of what
-    it sends us.
+class Patience(FunctionElement[str]):
+    """Tell the server how much patience to have with this transaction.
+
+    It ends it if for so many seconds we leave it alone, or take nothing of what it sends. A statement fails
+    that waits for a lock for so many milliseconds; 0: it waits.
     """
 
     type = Text()
     inherit_cache = True
 
-    def __init__(self, seconds: int) -> None:
-        super().__init__(literal_column(f"'{seconds}s'"))
+    def __init__(self, seconds: int, lock_milliseconds: int) -> None:
+        super().__init__(literal_column(f"'{seconds}s'"), literal_column(f"'{lock_milliseconds}ms'"))
 
 
-@compiles(EndIfIdle, "sqlite")
-def _end_if_idle_sqlite(_element: EndIfIdle, _compiler: SQLCompiler, **_options: Any) -> str:
+@compiles(Patience, "sqlite")
+def _patience_sqlite(_element: Patience, _compiler: SQLCompiler, **_options: Any) -> str:
     return "NULL"  # there is no server, and the lock goes with the process
 
 
-@compiles(EndIfIdle, "postgresql")
-def _end_if_idle_postgresql(element: EndIfIdle, compiler: SQLCompiler, **options: Any) -> str:
-    time = compiler.process(element.clauses, **options)
-    idle = f"set_config('idle_in_transaction_session_timeout', {time}, true)"
+@compiles(Patience, "postgresql")
+def _patience_postgresql(element: Patience, compiler: SQLCompiler, **options: Any) -> str:
+    time, lock_time = (compiler.process(each, **options) for each in element.clauses)
     # Elsewhere it is not supported, and each attempt would be a line in the server's log.
     deaf = f"CASE WHEN version() ~ 'linux' THEN set_config('tcp_user_timeout', {time}, true) ELSE '' END"
-    return f"{idle} || {deaf}"
+    return (
+        f"set_config('idle_in_transaction_session_timeout', {time}, true) || {deaf} "
+        f"|| set_config('lock_timeout', {lock_time}, true)"
+    )
 
 
 class sql(TextClause):  # noqa: N801 - a statement in the making, used as SQLAlchemy's text()

@@ -17,7 +17,7 @@ from msgspec import Struct
 from sqlalchemy import Connection, bindparam, delete, select
 
 from conductor_protocol.units import Instant
-from conductor_supervisor.store.dialect import AnyRow, DatabaseNow, EndIfIdle, as_list, one_of
+from conductor_supervisor.store.dialect import AnyRow, DatabaseNow, Patience, as_list, one_of
 from conductor_supervisor.store.schema import supervisors
 
 
@@ -84,21 +84,28 @@ def end_if_stopped(connection: Connection) -> None:
     connection.execute(_END_IF_STOPPED)
 
 
+def limit(connection: Connection) -> None:
+    """Do the same, and wait for no lock for long: our other writes would have to wait with us."""
+    connection.execute(_LIMIT)
+
+
 def stands(connection: Connection, member: str) -> bool:
     """Tell whether nobody has taken a supervisor for dead, and nobody can before this transaction ends.
 
-    It includes :func:`end_if_stopped`.
+    It includes :func:`limit`.
     """
     return connection.scalar(_STANDS, {"member": member}) is not None
 
 
-_END_IF_STOPPED = select(EndIfIdle(5))
+_PATIENCE = Patience(seconds=5, lock_milliseconds=250)
+_LIMIT = select(_PATIENCE)
+_END_IF_STOPPED = select(Patience(seconds=5, lock_milliseconds=0))
 _STANDS = select(
     select(supervisors.c.id)
     .where(supervisors.c.id == bindparam("member"))
     .with_for_update(read=True, key_share=True)  # a renewal need not wait, but whoever takes us for dead does
     .scalar_subquery(),
-    EndIfIdle(5),
+    _PATIENCE,
 )
 
 

@@ -58,12 +58,15 @@ _TRANSIENT_CLASSES = frozenset(
         "58",  # system errors: input and output
     }
 )
+_LOCK_TIMEOUT = "55P03"
+"""A lock was not available within ``lock_timeout``."""
+
 _TRANSIENT = frozenset(
     {
         "25006",  # read only: a standby, until it is promoted or the name leads to the new primary
         "25P03",  # idle in transaction for too long: we were stopped
         "25P04",  # a transaction timeout
-        "55P03",  # a lock was not available within lock_timeout
+        _LOCK_TIMEOUT,
     }
 )
 _DAMAGED_CLASS = "XX"
@@ -469,6 +472,11 @@ def is_transient(error: BaseException) -> bool:
 def is_conflict(error: BaseException) -> bool:
     """Tell whether the transaction met another's: a deadlock, or a serialization failure."""
     return (_sqlstate(error) or "").startswith(_CONFLICT_CLASS)
+
+
+def is_held_up(error: BaseException) -> bool:
+    """Tell whether the transaction waited for a lock for too long."""
+    return _sqlstate(error) == _LOCK_TIMEOUT
 
 
 def is_damaged(error: BaseException) -> bool:

@@ -86,7 +86,7 @@ class SimulatedJournal(Journal):
             return
         group = self._next_group()
         assert group
-        effects = self._commit(group)
+        effects = self._commit(group, self._make_together)
         self._arrives = max(self._arrives, self._world.now + self._world.delay())
         self._world.after(self._arrives - self._world.now, partial(self._bring, effects))
         self._committing = False
