@@ -246,11 +246,19 @@ class StorePerformer:
             self._door = None
 
     def before_fork(self) -> None:
-        """Wait until no thread is importing the door: the child would wait for the end of that for ever."""
+        """Wait until no thread imports, opens or writes: the child would wait for its end for ever."""
         self._lock.acquire()
+        if self._door is not None:
+            self._door.before_fork()
 
     def after_fork(self) -> None:
-        """Go on, on either side."""
+        """Go on, in the parent."""
+        if self._door is not None:
+            self._door.after_fork()
+        self._lock.release()
+
+    def begin_anew(self) -> None:
+        """Go on, in the child; the door begins anew by itself."""
         self._lock.release()
 
     def _opened(self) -> Door:
@@ -273,12 +281,19 @@ def _before_fork() -> None:
         _forking.append(performer)
 
 
-def _after_fork() -> None:
+def _after_fork_in_parent() -> None:
     while _forking:
         _forking.pop().after_fork()
 
 
-os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)
+def _after_fork_in_child() -> None:
+    while _forking:
+        _forking.pop().begin_anew()
+
+
+os.register_at_fork(
+    before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child
+)
 
 
 class RunnerPerformer(StorePerformer):

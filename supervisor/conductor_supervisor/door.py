@@ -128,6 +128,18 @@ class Door:
                 self._database = database
             return self._database
 
+    def before_fork(self) -> None:
+        """Wait until no thread opens the database: what it has locked, the child would take for locked."""
+        self._opening.acquire()
+        if self._database is not None:
+            self._database.before_fork()
+
+    def after_fork(self) -> None:
+        """Go on, in the parent; the child begins anew by itself."""
+        if self._database is not None:
+            self._database.after_fork()
+        self._opening.release()
+
     def begin_anew(self) -> None:
         """On the child's side of a fork: leave what the parent opened, and open again when used."""
         if self._database is not None:
@@ -144,7 +156,6 @@ def _import_driver(location: Location) -> None:
                 import_module(module)
             create_engine("postgresql+psycopg://")  # imports what belongs to the driver
     else:
-        import_module("conductor_supervisor.store.sqlite")
         create_engine("sqlite://")
 
 

@@ -105,6 +105,14 @@ class Database(ABC):
     # Transactions
 
     @abstractmethod
+    def before_fork(self) -> None:
+        """Get ready for a fork, which leaves the child nothing of what is going on here."""
+
+    @abstractmethod
+    def after_fork(self) -> None:
+        """Go on, in the parent."""
+
+    @abstractmethod
     def writing(self) -> AbstractContextManager[Connection]:
         """A transaction that may write."""
 

@@ -135,6 +135,12 @@ class PostgresDatabase(Database):
         with self._readers.begin() as connection:
             yield connection
 
+    def before_fork(self) -> None:
+        """Nothing to do: what is locked is known to the server, not to the process."""
+
+    def after_fork(self) -> None:
+        """Nothing to do."""
+
     def transact(self, work: Callable[[Connection], R]) -> R:
         """Do some work in one transaction, on a connection of its own.
 

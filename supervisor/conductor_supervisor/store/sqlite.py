@@ -17,7 +17,6 @@ from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import quote
-from weakref import WeakSet
 
 from sqlalchemy import URL, Connection, Engine, Table, create_engine, event, insert
 
@@ -64,7 +63,6 @@ class SqliteDatabase(Database):
         self._path = location.path
         self._writer: Connection | None = None
         self._writing = threading.RLock()
-        _open.add(self)
         self._data_version: object = None
         self._file: tuple[int, int] | None = None
         """Device and inode of the file that is open."""
@@ -121,13 +119,13 @@ class SqliteDatabase(Database):
                 yield connection
 
     def before_fork(self) -> None:
-        """Have no thread write: SQLite keeps the locks of a process in its memory, and the child would take the
-        file for locked, for ever, by what it has inherited.
+        """Have no thread write: SQLite keeps a process's locks in its memory, and by what it has inherited
+        the child would take the file for locked, for ever.
         """
         self._writing.acquire()
 
     def after_fork(self) -> None:
-        """Go on, on either side."""
+        """Go on, in the parent."""
         self._writing.release()
 
     def transact(self, work: Callable[[Connection], R]) -> R:
@@ -305,21 +303,3 @@ def _use_wal(cursor: sqlite3.Cursor) -> None:
             if error.sqlite_errorcode & _PRIMARY_CODE != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
                 raise
             time.sleep(0.01)
-
-
-_open: WeakSet[SqliteDatabase] = WeakSet()
-_forking: list[SqliteDatabase] = []
-
-
-def _before_fork() -> None:
-    for database in list(_open):
-        database.before_fork()
-        _forking.append(database)
-
-
-def _after_fork() -> None:
-    while _forking:
-        _forking.pop().after_fork()
-
-
-os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)
