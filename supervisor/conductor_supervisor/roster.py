@@ -115,6 +115,8 @@ class Held:
     claimed: Instant
     cost: float = 0.0
     """Seconds that it was expected to take when it was handed to its runner."""
+    waits_since: float = 0.0
+    """Monotonic moment since when it waits for a runner."""
     began: float | None = None
     """Monotonic moment from which its time counts: when it came to be the first in its runner's hands."""
     cancelled: str | None = None

@@ -45,6 +45,9 @@ LARGE_ASSIGN = 1024 * 1024
 LARGEST_PAYLOAD = MAX_FRAME - PAGE_BYTES - 64 * 1024
 """Bytes of a payload that still fits into a frame, with the first page of recorded steps and its envelope."""
 
+LONGEST_WAIT = 0.05
+"""Seconds that an execution may wait here for a runner to have room. One that is short has it sooner."""
+
 log = logging.getLogger(__name__)
 
 
@@ -111,10 +114,11 @@ class Work:
             held.task = task
             if held.runs_alone:
                 self.roster.note_survivor(held)
+            held.waits_since = time.monotonic()
             self.roster.waiting.append(held)
 
     def place(self) -> None:
-        """Hand waiting executions to runners that have room; end those that must not begin now."""
+        """Hand waiting executions to runners that have room; end those that must not or cannot begin now."""
         if not self.roster.waiting:
             return
         now, closed = self.clock.now(), self.closed
@@ -129,14 +133,14 @@ class Work:
                 self.end(held, endings.unsendable(held, LARGEST_PAYLOAD, now))
             else:
                 place = places[held.task.pool].take(held)
-                if place is None and held.runs_alone:
-                    self.end(held, endings.unbegun(held, now))  # it must not be in our hands without running
-                elif place is None:
-                    left.append(held)
-                else:
+                if place is not None:
                     number, cost = place  # a fresh runner is full with one
                     self.roster.runners[number].hand(held, cost)
                     parcels[number].append(_assignment(held))
+                elif _may_wait(held):
+                    left.append(held)
+                else:  # a runner of another supervisor may be idle, and whoever looks is to see it ready
+                    self.end(held, endings.unbegun(held, now))
         self.roster.waiting = left
         for number, assignments in parcels.items():
             for parcel in _of_limited_size(assignments):
@@ -254,6 +258,16 @@ class Work:
                 waiting_for=None,
             ),
         )
+
+
+def _may_wait(held: Held) -> bool:
+    """Tell whether an execution that finds no room may stay in our hands without running.
+
+    A survivor must not. A suspect may: while it waits, a shared runner is being emptied for it.
+    """
+    if held.runs_alone:
+        return False
+    return held.suspect or time.monotonic() - held.waits_since < LONGEST_WAIT
 
 
 def _of_limited_size(assignments: list[Assignment]) -> Iterator[list[Assignment]]:

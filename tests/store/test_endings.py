@@ -154,6 +154,16 @@ def test_released_work_keeps_its_place(database: Database) -> None:
     assert claim(database, "t", count=1)[0].id == first
 
 
+def test_what_was_given_back_before_it_began_has_not_started(database: Database) -> None:
+    """It is as if nobody had claimed it: no attempt, nothing charged, and its place in the queue."""
+    one = running(database)
+    before = view(database, one.id)
+    end(database, msgspec.structs.replace(ending(one, "ready", "released"), outcome=None))
+    after = view(database, one.id)
+    assert (after.state, after.started, after.due, after.attempt) == ("ready", None, before.due, 0)
+    assert after.attempts == []
+
+
 def test_work_released_for_a_window_waits_until_windows_are_looked_at_anew(database: Database) -> None:
     """At start the settings may be others, so all of them are reopened; other waits stay."""
     (delayed,) = invoke(database, "t", delay=100)

@@ -199,7 +199,7 @@ def _ending(ending: Ending) -> dict[str, object]:
         "failure": _json(_failure(ending)),
         "due": ending.due,
         "waits_for": ending.waiting_for,
-        "started": ending.started,
+        "started": None if ending.outcome is None else ending.started,  # it has not been
         "finished": ending.ended if finished else None,
         "expires": ending.expires if finished else None,
         "suspected": int(ending.suspect),
