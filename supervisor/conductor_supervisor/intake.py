@@ -17,6 +17,7 @@ from conductor_protocol.units import MICROSECONDS, Instant, counted
 from conductor_supervisor import placing
 from conductor_supervisor.journal import Journal
 from conductor_supervisor.roster import Held, Pool, Task
+from conductor_supervisor.rules.admission import MOST_IN_HAND
 from conductor_supervisor.store.attempts import Ending
 from conductor_supervisor.store.claiming import Wanted
 from conductor_supervisor.store.schedules import Firing
@@ -113,6 +114,9 @@ class Intake:
         self._dry: set[Queue] = set()
         """Those that had nothing more to claim."""
         self._claiming: set[Queue] = set()
+        self._careful: dict[Queue, int] = {}
+        """Those that were given some back which found no runner: how much the next claim may go beyond what
+        finds one for sure."""
         self._looking = False
         self._seen_at = work.clock.now()
         """When we looked at the clock for firings last."""
@@ -168,6 +172,8 @@ class Intake:
             self.stir(held.task.pool)
         elif self._work.roster.survivors:
             self.stir(held.task.pool)  # its runner may have nothing in hand now, for which survivors wait
+        if ending.state == "ready" and ending.outcome is None:
+            self._careful[Queue(held.task.pool, held.suspect)] = 0
         if ending.due is not None and (self._next_due is None or ending.due < self._next_due):
             self._next_due = ending.due
 
@@ -287,6 +293,8 @@ class Intake:
         count = max(w.at_most for w in wanted)
         if count == 0:
             return  # until a runner has nothing in hand
+        if queue in self._careful:
+            count = min(count, places.for_sure(queue.suspects) + self._careful[queue])
         self._claiming.add(queue)
         self._journal.submit(
             Claim(
@@ -315,9 +323,17 @@ class Intake:
                 self._full[name] = Full(now, until)
         if brought.taken:
             self._dry.discard(queue)
+            self._be_less_careful(queue, len(brought.taken))
         elif brought.look_again_at is not None:
             self._look_again_by(brought.look_again_at)
         self._work.take(brought.taken)
+
+    def _be_less_careful(self, queue: Queue, brought: int) -> None:
+        """Let the next claim bring twice as many; so what is given back was never much more than what ran."""
+        if queue in self._careful:
+            self._careful[queue] += brought
+            if self._careful[queue] > MOST_IN_HAND:
+                del self._careful[queue]
 
     def _claim_refused(self, queue: Queue, message: str) -> None:
         self._claiming.discard(queue)

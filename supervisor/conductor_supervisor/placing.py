@@ -18,6 +18,9 @@ class Places(Protocol):
     def room(self, task: Task, suspects: bool) -> int:
         """Return how many executions of a task may be claimed: only suspects, or only others."""
 
+    def for_sure(self, suspects: bool) -> int:
+        """Return how many executions may be claimed if each turns out to be long."""
+
     def take(self, held: Held) -> tuple[int, float] | None:
         """Give an execution a place: its runner's number, and what it costs there; None if there is none."""
 
@@ -41,6 +44,10 @@ class PlacesInTurn:
         if self._roster.survivors.get(task.spec.name):  # each needs a runner with nothing else in hand
             return self._rooms.count(admission.BUDGET)
         return admission.places(self._rooms, task.seconds)
+
+    def for_sure(self, suspects: bool) -> int:
+        """See :class:`Places`."""
+        return 0 if suspects else len(self._rooms)
 
     def take(self, held: Held) -> tuple[int, float] | None:
         """See :class:`Places`."""
@@ -68,6 +75,10 @@ class PlacesAtOnce:
         return self._room(suspects) > 0
 
     def room(self, task: Task, suspects: bool) -> int:  # noqa: ARG002  # a place is a place
+        """See :class:`Places`."""
+        return self._room(suspects)
+
+    def for_sure(self, suspects: bool) -> int:
         """See :class:`Places`."""
         return self._room(suspects)
 

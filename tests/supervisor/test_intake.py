@@ -6,21 +6,24 @@ from types import SimpleNamespace
 from typing import cast
 
 import pytest
-from holdings import NOW, runner, task
+from holdings import NOW, held, runner, task
 
 from conductor_protocol.manifest import RateSpec, TaskSpec
+from conductor_supervisor import endings
 from conductor_supervisor import intake as intake_module
-from conductor_supervisor.intake import LOOK_AGAIN, Intake
+from conductor_supervisor.intake import LOOK_AGAIN, Intake, Queue
 from conductor_supervisor.journal import Journal
 from conductor_supervisor.roster import Pool, Roster
 from conductor_supervisor.work import Work
 from conductor_supervisor.writes import Brought, Claim, Look, Seen, Sweep, Write
 
+RATED = TaskSpec(name="job", rate=RateSpec(2, 10.0))
+
 
 class Site:
     """An intake between a work and a journal that only write down what they are told."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, spec: TaskSpec = RATED) -> None:
         self.written: list[Write] = []
         self.seconds = 0.0
         self.now = NOW
@@ -28,7 +31,7 @@ class Site:
         roster = Roster({Pool(): 1})
         roster.runners[1] = runner()
         work = SimpleNamespace(
-            tasks={"job": task(TaskSpec(name="job", rate=RateSpec(2, 10.0)))},
+            tasks={"job": task(spec)},
             roster=roster,
             draining=False,
             closed=False,
@@ -158,3 +161,23 @@ def test_expired_executions_are_removed_at_once_again_while_there_are_more(site:
     assert site.turn(Sweep) == []
     sweep.then(1000)
     assert len(site.turn(Sweep)) == 1
+
+
+def test_after_a_give_back_no_more_is_claimed_than_finds_a_runner_for_sure(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Then twice as much each time: what is given back was never much more than what ran before."""
+    site = Site(monkeypatch, TaskSpec(name="job"))
+    short, wanted = site.intake._queues[Queue(Pool())][0], []
+    short.seconds = 0.001
+    for _ in range(7):
+        (claim,) = site.turn(Claim)
+        assert isinstance(claim, Claim)
+        wanted.append(claim.count)
+        if len(wanted) == 1:
+            one = held(of=short)
+            site.intake.ended(one, endings.unbegun(one, NOW))
+            claim.then(Brought([], {}))
+        else:
+            claim.then(Brought([one.taken] * claim.count, {}))
+    assert wanted == [20, 1, 2, 4, 8, 16, 20]
