@@ -21,7 +21,6 @@ from conductor_supervisor.rules.admission import MOST_IN_HAND
 from conductor_supervisor.store.attempts import Ending
 from conductor_supervisor.store.claiming import Wanted
 from conductor_supervisor.store.schedules import Firing
-from conductor_supervisor.store.tasks import Kind
 from conductor_supervisor.work import Work
 from conductor_supervisor.writes import Brought, Claim, Fire, Look, Seen, Sweep
 
@@ -128,7 +127,6 @@ class Intake:
         self._full: dict[str, Full] = {}
         """Tasks that have used up their rate."""
         self._sweep_at = time.monotonic()
-        self.paused: set[tuple[Kind, str]] = set()
 
     def adopt(self, schedules: list[Schedule]) -> None:
         """Go on with newer tasks, which ``work`` has adopted, and their schedules."""
@@ -239,7 +237,7 @@ class Intake:
         self._next_due = seen.next_due
         if seen.held_up:
             self._look_again_by(time.monotonic() + LOOK_AGAIN)
-        self.paused = seen.paused
+        self._work.pause(seen.paused)
         self.stir()
         for execution, claim, reason in seen.cancels:
             self._work.cancel(execution, claim, reason)
@@ -308,12 +306,7 @@ class Intake:
         self._dry.add(queue)  # until the claim, or anything that stirs the pool meanwhile, says otherwise
 
     def _may_start(self, task: Task, now: Instant) -> bool:
-        return (
-            ("task", task.spec.name) not in self.paused
-            and ("queue", task.spec.queue) not in self.paused
-            and task.windows.is_open(now)
-            and task.spec.name not in self._full
-        )
+        return self._work.may_begin(task, now) and task.spec.name not in self._full
 
     def _claimed(self, queue: Queue, brought: Brought) -> None:
         self._claiming.discard(queue)

@@ -207,6 +207,10 @@ class Runner:
         """Return what it runs, as far as we know."""
         return list(self.held.values())[: None if self.shared else 1]
 
+    def behind(self) -> list[Held]:
+        """Return what is in its hands and has not begun, as far as we know."""
+        return [] if self.shared else list(self.held.values())[1:]
+
     def answerable(self) -> Held | None:
         """Return the execution that answers for what the runner does; None if it may be any of several."""
         return None if self.shared and len(self.held) > 1 else self.first()

@@ -101,9 +101,12 @@ class Watch:
         """Tell the first how its window is; recall the others if they should not wait or not begin."""
         moment = self._work.clock.now()
         self._work.push_window(runner, first, first.task.windows.is_open(moment))
-        all_may_begin = all(_may_begin(held, moment) for held in runner.held.values())
+        all_may_begin = all(self._may_begin(held, moment) for held in runner.behind())
         if not all_may_begin or runner.is_late(time.monotonic()):
             self._work.recall(runner)
+
+    def _may_begin(self, held: Held, moment: Instant) -> bool:
+        return held.cancelled is None and self._work.may_begin(held.task, moment)
 
     def _order_for(self, runner: Runner, held: Held, now: float) -> StopOrder | None:
         """Return why an execution must be ended from outside, if it must."""
@@ -194,10 +197,6 @@ class Watch:
             return None
         cause = f"over its memory of {size_in_words(limit)}, with {size_in_words(used)} resident"
         return StopOrder(runner.answerable(), "crashed", cause)
-
-
-def _may_begin(held: Held, moment: Instant) -> bool:
-    return held.cancelled is None and held.task.windows.is_open(moment)
 
 
 def _has_begun(runner: Runner) -> bool:

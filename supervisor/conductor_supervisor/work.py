@@ -26,6 +26,7 @@ from conductor_protocol.messages import (
     WindowOpened,
 )
 from conductor_protocol.operations import Failure
+from conductor_protocol.units import Instant
 from conductor_protocol.uptime import uptime
 from conductor_supervisor import endings, placing
 from conductor_supervisor.clock import Clock
@@ -37,6 +38,7 @@ from conductor_supervisor.router import Router
 from conductor_supervisor.rules.blame import seen
 from conductor_supervisor.store import steps
 from conductor_supervisor.store.attempts import Ending
+from conductor_supervisor.store.tasks import Kind
 from conductor_supervisor.writes import PAGE_BYTES, EndAttempt, NoteStart, Taken
 
 LARGE_ASSIGN = 1024 * 1024
@@ -72,6 +74,8 @@ class Work:
         self.clock = clock
         self.lease = lease
         self.draining = False
+        self.paused: set[tuple[Kind, str]] = set()
+        """Tasks and queues of which nothing may begin, as the last look at the database has seen it."""
         self.outcomes: Counter[str] = Counter()
         """Attempts ended since the start, by outcome."""
         self.notices = Notices()
@@ -96,6 +100,22 @@ class Work:
     def closed(self) -> bool:
         """Whether nothing may begin: we are shutting down, or do not have our lease."""
         return self.draining or not self.lease.is_held(uptime())
+
+    def may_begin(self, task: Task, now: Instant) -> bool:
+        """Tell whether executions of a task may begin: it is not paused, and its window is open."""
+        return not self._is_paused(task) and task.windows.is_open(now)
+
+    def _is_paused(self, task: Task) -> bool:
+        spec = task.spec
+        return ("task", spec.name) in self.paused or ("queue", spec.queue) in self.paused
+
+    def pause(self, paused: set[tuple[Kind, str]]) -> None:
+        """Let nothing begin of these tasks and queues; what runners have not begun of them is recalled."""
+        new, self.paused = paused - self.paused, paused
+        if new:
+            for runner in self.roster.runners.values():
+                if any(self._is_paused(held.task) for held in runner.behind()):
+                    self.recall(runner)
 
     def take(self, taken: Iterable[Taken]) -> None:
         """Place what has been claimed."""
@@ -127,7 +147,7 @@ class Work:
         places = {pool: placing.places(self.roster, pool) for pool in pools}
         left: list[Held] = []
         for held in self.roster.waiting:
-            if closed or held.cancelled is not None or not held.task.windows.is_open(now):
+            if closed or held.cancelled is not None or not self.may_begin(held.task, now):
                 self.end(held, endings.unbegun(held, now))
             elif len(held.taken.claimed.payload) > LARGEST_PAYLOAD:
                 self.end(held, endings.unsendable(held, LARGEST_PAYLOAD, now))

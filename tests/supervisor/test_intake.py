@@ -38,6 +38,8 @@ class Site:
             clock=SimpleNamespace(now=lambda: self.now),
             place=lambda: None,
             take=lambda taken: None,
+            pause=lambda paused: None,
+            may_begin=lambda task, now: True,
         )
         journal = SimpleNamespace(submit=self.written.append)
         self.intake = Intake(cast(Work, work), cast(Journal, journal), "me", [])

@@ -10,7 +10,7 @@ import pytest
 from holdings import NOW, held, runner, task
 
 from conductor_protocol.manifest import TaskSpec
-from conductor_protocol.messages import Assign
+from conductor_protocol.messages import Assign, Recall
 from conductor_supervisor import work as work_module
 from conductor_supervisor.clock import Clock
 from conductor_supervisor.journal import Journal
@@ -18,6 +18,7 @@ from conductor_supervisor.lease import Lease
 from conductor_supervisor.roster import Held, Pool, Roster, Task
 from conductor_supervisor.router import Router
 from conductor_supervisor.store.attempts import Ending
+from conductor_supervisor.store.tasks import Kind
 from conductor_supervisor.work import LONGEST_WAIT, Work
 from conductor_supervisor.writes import EndAttempt, Taken, Write
 
@@ -125,3 +126,43 @@ def test_a_runner_that_is_free_within_the_moment_takes_what_waits(hands: Hands) 
     hands.work.place()
     assert hands.assigned() == ["waiting"]
     assert not hands.given_back()
+
+
+def test_a_pause_gives_back_what_waits_and_what_comes(hands: Hands) -> None:
+    """Nothing of it is handed to a runner any more, also where the claim was under way."""
+    hands.runs("long")
+    hands.take("waiting")
+    hands.work.pause({("task", "job")})
+    hands.take("on its way")
+    assert [(one.execution, one.state) for one in hands.given_back()] == [
+        ("waiting", "ready"),
+        ("on its way", "ready"),
+    ]
+    assert hands.assigned() == []
+    assert list(hands.runner.held) == ["long"]
+
+
+@pytest.mark.parametrize("paused", [("task", "job"), ("queue", "default")])
+def test_a_pause_recalls_what_a_runner_has_not_begun(hands: Hands, paused: tuple[Kind, str]) -> None:
+    """What it runs goes on; the others come back, and go to the store."""
+    hands.task.seconds = 0.001
+    hands.take("runs", "behind")
+    hands.work.pause({paused})
+    hands.work.pause({paused})  # as the next look sees it
+    assert [message for message in hands.sent if not isinstance(message, Assign)] == [Recall()]
+    behind = hands.runner.take_back("behind", 1)
+    assert behind is not None
+    hands.work.give_back(behind)
+    hands.work.place()
+    assert [one.execution for one in hands.given_back()] == ["behind"]
+    assert list(hands.runner.held) == ["runs"]
+
+
+def test_a_pause_of_another_task_recalls_nothing(hands: Hands) -> None:
+    """Only what must not begin comes back."""
+    hands.task.seconds = 0.001
+    hands.take("runs", "behind")
+    hands.work.pause({("task", "another"), ("queue", "another")})
+    hands.take("more")
+    assert hands.assigned() == ["runs", "behind", "more"]
+    assert not any(isinstance(message, Recall) for message in hands.sent)
