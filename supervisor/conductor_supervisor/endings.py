@@ -139,7 +139,8 @@ def unbegun(held: Held, now: Instant) -> Ending:
     """Given back before its handler was called: this leaves no attempt behind."""
     if held.cancelled is not None:
         return cancelled(held, now)
-    return _given_back(held, now, None)
+    frees_start = held.task.spec.rate is not None and not held.may_have_begun
+    return structs.replace(_given_back(held, now, None), frees_start=frees_start)
 
 
 def _given_back(

@@ -77,6 +77,7 @@ class Inquest:
             self._end(held, runner.stop_order if kill is not None else None, crash)
         for held in list(runner.held.values()):
             runner.take_back(held.id, held.claim)
+            held.may_have_begun = True  # for all that a damaged page can tell
             self._work.give_back(held)
         return found.running is not None
 
@@ -108,6 +109,7 @@ class Inquest:
                 self._end(held, order, self._crash_report(seen, cause, ended, runner, key))
         for held in list(runner.held.values()):
             runner.take_back(held.id, held.claim)
+            held.may_have_begun = True  # for all that a damaged page can tell
             self._work.give_back(held)
         return bool(found.inside)
 

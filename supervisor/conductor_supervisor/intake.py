@@ -165,6 +165,8 @@ class Intake:
     def ended(self, held: Held, ending: Ending) -> None:
         """An ending is committed: a place under a limit may be free, or the execution may be due again."""
         spec = held.task.spec
+        if ending.frees_start:
+            self._full.pop(spec.name, None)
         frees_a_place = spec.concurrency is not None or spec.concurrency_by_key is not None
         if ending.state == "ready" or frees_a_place or held.runs_alone:
             self.stir(held.task.pool)

@@ -129,6 +129,8 @@ class Held:
     step_deadline: float | None = None
     progress: ProgressView | None = None
     progress_kept: bool = True
+    may_have_begun: bool = False
+    """It was in the hands of a runner that died, whose page may have told nothing."""
     start_noted: bool = False
     """Of a task with a rate: its start is written down."""
 

@@ -242,7 +242,8 @@ class Work:
 
     def end(self, held: Held, ending: Ending) -> None:
         """Store an ending; what follows from it happens once it is committed."""
-        self.began(held)
+        if not ending.frees_start:
+            self.began(held)
         self.journal.submit(
             EndAttempt(ending, partial(self._stored, held, ending), partial(self._not_stored, held, ending))
         )

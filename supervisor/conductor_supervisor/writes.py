@@ -326,6 +326,8 @@ def _end(connection: Connection, writes: list[EndAttempt], stands: bool) -> list
         return []
     endings = [w.ending for w in writes]
     late = {id(ending) for ending in (attempts.end(connection, endings) if stands else endings)}
+    unbegun = [e for e in endings if e.frees_start and id(e) not in late]
+    starts.forget(connection, [(e.execution, e.claim) for e in unbegun])
     return [partial(w.then, id(w.ending) in late) for w in writes]
 
 

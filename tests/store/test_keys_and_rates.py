@@ -19,9 +19,11 @@ from conductor_protocol.operations import InvokeMany, NewExecution, Refused, Ret
 from conductor_protocol.units import Instant
 from conductor_supervisor.rules.rate import MARGIN
 from conductor_supervisor.store import attempts, claiming, keys, schedules, schema, starts, tasks
+from conductor_supervisor.store.attempts import Ending
 from conductor_supervisor.store.claiming import Claimed, Claims, Wanted
 from conductor_supervisor.store.database import Database
 from conductor_supervisor.store.schedules import Firing
+from conductor_supervisor.writes import EndAttempt, apply
 
 RATE = RateSpec(2, 10.0)
 SPAN = 10 * SECOND + MARGIN
@@ -314,6 +316,25 @@ def test_what_was_given_back_unbegun_counts_all_the_same(database: Database) -> 
     for one in rated(database, NOW).claimed:
         end(database, ending(one, "ready", "released"))
     assert rated(database, NOW).claimed == []
+
+
+def test_what_has_not_begun_for_sure_leaves_its_place_to_another(database: Database) -> None:
+    """At once; but not once its start is known, nor by a late voice."""
+    invoke(database, *["t"] * 5)
+    one, two = rated(database, NOW).claimed
+    back = msgspec.structs.replace(ending(one, "ready", "released"), outcome=None, frees_start=True)
+    begun(database, two, NOW)
+    apply_endings(database, back, msgspec.structs.replace(back, execution=two.id, claim=two.claim))
+    (again,) = rated(database, NOW).claimed
+    apply_endings(database, msgspec.structs.replace(back, execution=again.id, claim=again.claim - 1))
+    assert rated(database, NOW).claimed == []
+
+
+def apply_endings(database: Database, *endings: Ending) -> None:
+    """Write endings as the journal does."""
+    group = [EndAttempt(one, lambda _late: None, lambda _message: None) for one in endings]
+    with database.writing() as connection:
+        apply(connection, group, NOW)
 
 
 def test_a_clock_that_has_gone_back_blocks_for_one_period_only(database: Database) -> None:

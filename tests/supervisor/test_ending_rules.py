@@ -6,7 +6,7 @@ import msgspec
 import pytest
 from holdings import NOW, held, task
 
-from conductor_protocol.manifest import RetrySpec, TaskSpec, WindowSpec
+from conductor_protocol.manifest import RateSpec, RetrySpec, TaskSpec, WindowSpec
 from conductor_protocol.messages import Failed, Finished
 from conductor_protocol.operations import TIMED_OUT, CrashReport, Failure
 from conductor_protocol.units import MICROSECONDS
@@ -128,6 +128,15 @@ def test_what_is_released_outside_its_window_waits_for_the_next_opening() -> Non
 def test_what_had_not_begun_leaves_no_attempt() -> None:
     """Its handler was never called."""
     assert endings.unbegun(held(of=task(JOB)), NOW).outcome is None
+
+
+def test_what_has_not_begun_for_sure_frees_its_place_under_the_rate() -> None:
+    """Nobody can be sure of what a dead runner had in hand."""
+    one = held(of=task(TaskSpec(name="rated", rate=RateSpec(1, 60.0))))
+    assert endings.unbegun(one, NOW).frees_start
+    one.may_have_begun = True
+    assert not endings.unbegun(one, NOW).frees_start
+    assert not endings.unbegun(held(of=task(JOB)), NOW).frees_start
 
 
 def test_what_is_cancelled_does_not_come_back() -> None:

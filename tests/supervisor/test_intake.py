@@ -156,6 +156,17 @@ def test_a_clock_that_has_gone_back_does_not_keep_a_rated_task_waiting(site: Sit
     assert len(site.turn(Claim)) == 1
 
 
+def test_a_place_under_a_rate_that_was_not_used_is_claimed_at_once(site: Site) -> None:
+    """The execution that had it was given back before it began."""
+    (claim,) = site.turn(Claim)
+    assert isinstance(claim, Claim)
+    one = held(of=task(RATED))
+    claim.then(Brought([one.taken], {"job": NOW + 5_000_000}))
+    assert site.turn(Claim) == []
+    site.intake.ended(one, endings.unbegun(one, NOW))
+    assert len(site.turn(Claim)) == 1
+
+
 def test_expired_executions_are_removed_at_once_again_while_there_are_more(site: Site) -> None:
     """Else once a minute."""
     (sweep,) = site.turn(Sweep)

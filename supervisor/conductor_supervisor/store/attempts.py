@@ -54,6 +54,8 @@ class Ending(Struct, frozen=True, kw_only=True):
     """For people: why it was released, stopped or cancelled."""
     expires: Instant | None = None
     """When a finished execution may be removed; None: never."""
+    frees_start: bool = False
+    """Of a task with a rate: it has not begun for sure, so its place under the rate is free again."""
     suspect: bool = False
     """From now on it is one; nothing but its end takes that away."""
 

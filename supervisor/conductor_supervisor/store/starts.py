@@ -52,6 +52,12 @@ def note(connection: Connection, begun: Sequence[tuple[str, int]], now: Instant)
         connection.execute(_NOTE, rows)
 
 
+def forget(connection: Connection, unbegun: Sequence[tuple[str, int]]) -> None:
+    """Free the places of these (execution, claim), which have not begun and never will."""
+    if unbegun:
+        connection.execute(_FREE, [{"execution": execution, "held": claim} for execution, claim in unbegun])
+
+
 def forget_others(connection: Connection, tasks: Sequence[str], now: Instant) -> None:
     """Forget the starts of all tasks but these, which nobody here counts.
 
@@ -87,6 +93,11 @@ _counts = starts.c.at > bindparam("past")
 _COUNT = select(func.count()).select_from(starts).where(_of_task, or_(_counts, starts.c.at.is_(None)))
 _NTH = select(starts.c.at).where(_of_task, _counts).order_by(starts.c.at).limit(1).offset(bindparam("number"))
 _NOTE_CLAIM = insert(starts).values(at=None)
+_FREE = delete(starts).where(
+    starts.c.execution_id == bindparam("execution"),
+    starts.c.claim == bindparam("held"),
+    starts.c.at.is_(None),
+)
 _NOTE = (
     update(starts)
     .where(
