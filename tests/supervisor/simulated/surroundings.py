@@ -143,6 +143,8 @@ class SimulatedRouter:
 
     def send(self, runner: int, channel: m.Channel, message: m.ToRunner) -> None:
         """Put a message into the parcel for a runner."""
+        if isinstance(message, m.Assign):
+            self._world.witness.assigned(message)
         if self._phases.get((runner, channel), "silent") != "silent":
             self._outgoing.setdefault((runner, channel), []).append(message)
 
@@ -176,6 +178,7 @@ class SimulatedSupervisor(Supervisor):
     _world: World
 
     def _wait(self, wake: int) -> None:
+        self._world.witness.sees(self)
         self._world.sleep(self._next_tick)
 
     def _read_outputs(self) -> None:

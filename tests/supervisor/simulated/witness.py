@@ -6,12 +6,16 @@ from typing import TYPE_CHECKING
 
 from simulated.workload import (
     BEGIN,
+    LONGEST_UNCLAIMED,
+    LONGEST_UNPLACED,
     LONGEST_WAIT,
     ME,
     NOTICED,
+    PAUSE_UNDER_WAY,
     SLOTS,
     SPECS,
     UNDER_WAY,
+    UNLIMITED,
     Held,
     held_by,
     known_tasks,
@@ -31,7 +35,8 @@ from sqlalchemy import Connection, select
 from conductor_protocol import messages as m
 from conductor_protocol.units import MICROSECONDS, Instant
 from conductor_supervisor.aftermath import Aftermath
-from conductor_supervisor.store import attempts, schema
+from conductor_supervisor.roster import Pool
+from conductor_supervisor.store import attempts, schema, tasks
 from conductor_supervisor.store.dialect import AnyRow
 
 
@@ -76,6 +81,12 @@ class Witness:
         self.leaps: list[tuple[float, float]] = []
         """When the wall clock leapt, and by how much it had run ahead before."""
         self.endings: Counter[str] = Counter()
+        self._paused: dict[tuple[tasks.Kind, str], float] = {}
+        """What the supervisor knows to be paused, and since when."""
+        self._unplaced: dict[Held, float] = {}
+        """What is in the supervisor's hands and in no runner's, and since when."""
+        self._idle_beside_work: dict[Pool, float] = {}
+        """Since when a runner of a pool has nothing to do though there is work for it."""
 
     def may_begin(self, row: AnyRow) -> Instant:
         """Return when an unfinished execution may begin at the earliest; now, if it runs."""
@@ -122,6 +133,8 @@ class Witness:
             raise Violation(f"{held} of {task} begins outside its window")
         if self._world.now - self._arrived[held] > LONGEST_WAIT:
             raise Violation(f"{held} has waited in its runner's hands since {self._arrived[held]}")
+        if (self._paused_for(task) or 0.0) > PAUSE_UNDER_WAY:
+            raise Violation(f"{held} of {task} begins, though it is known to be paused")
         self._begun.add(held)
         self._live[assignment.execution] = assignment
 
@@ -214,6 +227,63 @@ class Witness:
         self._in_doubt |= dict.fromkeys(in_hand, death)
 
     # The supervisor
+
+    def sees(self, supervisor: SimulatedSupervisor) -> None:
+        """The supervisor has done all that there is to do at this moment."""
+        now = self._world.now
+        self._paused = {what: self._paused.get(what, now) for what in supervisor._work.paused}
+        self._nothing_waits_here_for_long(supervisor)
+        self._nothing_waits_beside_the_idle(supervisor)
+
+    def _nothing_waits_here_for_long(self, supervisor: SimulatedSupervisor) -> None:
+        """What is claimed goes to a runner or back; but a suspect has a runner emptied for it."""
+        now = self._world.now
+        waiting = [(held.id, held.claim) for held in supervisor._roster.waiting if not held.suspect]
+        self._unplaced = {held: self._unplaced.get(held, now) for held in waiting}
+        for held, since in self._unplaced.items():
+            if now - since > LONGEST_UNPLACED:
+                raise Violation(f"{held} is claimed and in no runner's hands since {since}")
+
+    def _nothing_waits_beside_the_idle(self, supervisor: SimulatedSupervisor) -> None:
+        """What is ready, and held back by nothing, begins soon where a runner has nothing to do."""
+        now = self._world.now
+        with_work = {} if supervisor._work.closed else self._pools_with_work(supervisor)
+        self._idle_beside_work = {pool: self._idle_beside_work.get(pool, now) for pool in with_work}
+        for pool, since in self._idle_beside_work.items():
+            if now - since > LONGEST_UNCLAIMED:
+                raise Violation(f"{with_work[pool]} is ready and a runner of {pool} idle, since {since}")
+
+    def _pools_with_work(self, supervisor: SimulatedSupervisor) -> dict[Pool, str]:
+        """Return the pools in which a runner is idle and something ready that nothing holds back."""
+        idle = {
+            runner.slot.pool
+            for runner in supervisor._roster.runners.values()
+            if not runner.held and runner.takes_work(self._world.now)
+        }
+        free = {
+            name: task.pool
+            for name, task in supervisor._work.tasks.items()
+            if name in UNLIMITED and task.pool in idle and not self._paused_for(name)
+        }
+        if not free:
+            return {}
+        ready = select(_e.id, _e.task).where(_e.state == "ready", _e.suspect == 0, _e.lost == 0)
+        with self._world.database.reading() as connection:
+            rows = connection.execute(ready.where(_e.task.in_(list(free)))).all()
+        return {free[task]: execution for execution, task in rows}
+
+    def _paused_for(self, task: str) -> float | None:
+        """Return for how long the supervisor has known that a task is paused; None if it is not."""
+        since = [self._paused[what] for what in _ways_to_pause(task) if what in self._paused]
+        return self._world.now - min(since) if since else None
+
+    def assigned(self, message: m.Assign) -> None:
+        """The supervisor hands executions to a runner."""
+        assert self._world.supervisor is not None
+        paused = self._world.supervisor._work.paused
+        for assignment in message.assignments:
+            if not paused.isdisjoint(_ways_to_pause(assignment.task)):
+                raise Violation(f"{held_by(assignment)} of {assignment.task} is paused, and is assigned")
 
     def supervisor_died(self, connection: Connection, left: Aftermath) -> None:
         """The supervisor has died, and all runners with it."""
@@ -319,6 +389,10 @@ class Witness:
 
 
 _e = schema.executions.c
+
+
+def _ways_to_pause(task: str) -> set[tuple[tasks.Kind, str]]:
+    return {("task", task), ("queue", SPECS[task].queue)}
 
 
 def hands_of(supervisor: SimulatedSupervisor) -> dict[int, list[Held]]:

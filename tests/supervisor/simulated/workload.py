@@ -42,6 +42,15 @@ NOTICED = 0.35
 LONGEST_WAIT = 0.6
 """Seconds for which an execution may lie in a runner's hands before it begins, or is recalled."""
 
+LONGEST_UNPLACED = 0.3
+"""Seconds for which an execution may be in the supervisor's hands and in no runner's."""
+
+LONGEST_UNCLAIMED = 1.0
+"""Seconds for which one that may begin may be ready while a runner that could take it has nothing to do."""
+
+PAUSE_UNDER_WAY = 0.2
+"""Seconds from when the supervisor knows of a pause in which a runner may still begin what it has in hand."""
+
 LEASE = 0.9
 """Seconds. Without renewals it is lost before a client's mishap is over."""
 
@@ -90,6 +99,13 @@ SPECS = {
         ),
     )
 }
+UNLIMITED = {
+    name
+    for name, spec in SPECS.items()
+    if not (spec.concurrency or spec.concurrency_by_key or spec.rate or spec.windows)
+}
+"""Tasks whose executions nothing holds back but a pause."""
+
 INVOCABLE = [name for name in SPECS if name != "cron"]
 
 SETTINGS = Settings(
