@@ -23,6 +23,12 @@ COUNTING = """
         note(f"ran {event.payload}")
 
     @app.task(max_attempts=1)
+    def quick(event, ctx):
+        if event.payload == "stay":
+            note("stays")
+            wait_for("go on")
+
+    @app.task(max_attempts=1)
     def steps(event, ctx):
         ctx.step("first", note, "first")
         note(f"runner {os.getpid()}")
@@ -54,6 +60,26 @@ def test_three_supervisors_share_the_work(several: Project) -> None:
     assert [one.wait() for one in supervisors] == [0, 0, 0]
     assert Counter(several.diary()) == Counter(f"ran {number}" for number in range(300))
     assert {several.view(one).state for one in ids} == {"completed"}
+
+
+def test_what_was_claimed_behind_a_long_one_is_for_an_idle_neighbour(several: Project) -> None:
+    """It was known to be short, so all of it was claimed ahead. It is shown as what it is: not started."""
+    first = start(several, "a")
+    for known in several.invoke_many("quick", [None] * 100):
+        several.until_state(known, "completed")
+    long, *others = several.invoke_many("quick", ["stay", *[None] * 10])
+    several.until_noted("stays")
+    several.until(
+        lambda: [(view.state, view.started) for view in map(several.view, others)] == [("ready", None)] * 10,
+        "what cannot run has been given back",
+    )
+    second = start(several, "b")
+    for one in others:
+        assert [attempt.number for attempt in several.until_state(one, "completed").attempts] == [1]
+    assert several.view(long).state == "running"
+    several.let_go("go on")
+    several.until_state(long, "completed")
+    assert (first.stop(), second.stop()) == (0, 0)
 
 
 def most_at_once(diary: list[str]) -> int:
