@@ -18,6 +18,7 @@ from conductor_protocol.units import Instant
 from conductor_supervisor.store import tasks
 from conductor_supervisor.store.dialect import AnyRow, JsonRows, as_list, as_rows, one_of
 from conductor_supervisor.store.executions import is_held, is_running
+from conductor_supervisor.store.queue import still
 from conductor_supervisor.store.schema import attempts, executions, supervisors
 
 DEATHS_ALLOWED = 2
@@ -101,7 +102,7 @@ def _complete(connection: Connection, endings: Sequence[Ending]) -> set[tuple[st
 _completion = JsonRows("rows", Text, BigInteger, Text, BigInteger, BigInteger, BigInteger)
 _COMPLETE = (
     update(executions)
-    .where(executions.c.id == _completion[0], executions.c.claim == _completion[1], is_running)
+    .where(executions.c.id == _completion[0], executions.c.claim == _completion[1], still("running"))
     .values(
         state="completed",
         supervisor=None,
@@ -148,7 +149,7 @@ _STANDING = (
         executions.c.cancel_requested_at,
         executions.c.cancel_reason,
     )
-    .where(one_of(executions.c.id, "ids"), is_running)
+    .where(one_of(executions.c.id, "ids"), still("running"))
     .order_by(executions.c.id)
     .with_for_update()
 )

@@ -14,7 +14,7 @@ from conductor_supervisor.store import keys, starts
 from conductor_supervisor.store.dialect import AnyRow, as_list, lock_tasks, one_of
 from conductor_supervisor.store.executions import is_running
 from conductor_supervisor.store.front import Front
-from conductor_supervisor.store.queue import FIRST_READY, is_ready, place
+from conductor_supervisor.store.queue import FIRST_READY, place, still
 from conductor_supervisor.store.schema import executions
 
 
@@ -150,7 +150,7 @@ _CLAIMED_COLUMNS = (
 )
 _CLAIM = (
     update(executions)
-    .where(one_of(executions.c.id, "ids"), is_ready)
+    .where(one_of(executions.c.id, "ids"), still("ready"))
     .values(
         state="running",
         claim=executions.c.claim + 1,
@@ -220,4 +220,4 @@ def _as_claimed(row: AnyRow) -> Claimed:
     return Claimed(key, claim, task, attempt, event, scheduled_for, payload.encode(), suspect == 1, deaths)
 
 
-_CLAIMED = select(*_CLAIMED_COLUMNS).where(one_of(executions.c.id, "ids"), is_running)
+_CLAIMED = select(*_CLAIMED_COLUMNS).where(one_of(executions.c.id, "ids"), still("running"))

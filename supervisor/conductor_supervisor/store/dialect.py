@@ -208,10 +208,11 @@ def _now_postgresql(_element: DatabaseNow, _compiler: SQLCompiler, **_options: A
 
 
 class Patience(FunctionElement[str]):
-    """Tell the server how much patience to have with this transaction.
+    """Tell the server how much patience to have with this transaction, and that it goes by indexes.
 
     It ends it if for so many seconds we leave it alone, or take nothing of what it sends. A statement fails
-    that waits for a lock for so many milliseconds; 0: it waits.
+    that waits for a lock for so many milliseconds; 0: it waits. Whatever a supervisor writes
+    names few rows, so no plan that reads a table from end to end is right, as small as the table may be.
     """
 
     type = Text()
@@ -233,7 +234,7 @@ def _patience_postgresql(element: Patience, compiler: SQLCompiler, **options: An
     deaf = f"CASE WHEN version() ~ 'linux' THEN set_config('tcp_user_timeout', {time}, true) ELSE '' END"
     return (
         f"set_config('idle_in_transaction_session_timeout', {time}, true) || {deaf} "
-        f"|| set_config('lock_timeout', {lock_time}, true)"
+        f"|| set_config('lock_timeout', {lock_time}, true) || set_config('enable_seqscan', 'off', true)"
     )
 
 

@@ -40,7 +40,7 @@ from conductor_supervisor.store.dialect import (
     insert_rows,
     one_of,
 )
-from conductor_supervisor.store.queue import tasks_with
+from conductor_supervisor.store.queue import still, tasks_with
 from conductor_supervisor.store.schema import (
     FIRST_PRIORITY,
     LAST_PRIORITY,
@@ -297,8 +297,10 @@ def live(connection: Connection, held: Sequence[tuple[str, int]]) -> set[tuple[s
     return {(execution, claim) for execution, claim in rows}.intersection(held)
 
 
-_LIVE = select(executions.c.id, executions.c.claim).where(one_of(executions.c.id, "ids"), is_running)
-is_held = and_(executions.c.id == bindparam("execution"), executions.c.claim == bindparam("held"), is_running)
+_LIVE = select(executions.c.id, executions.c.claim).where(one_of(executions.c.id, "ids"), still("running"))
+is_held = and_(
+    executions.c.id == bindparam("execution"), executions.c.claim == bindparam("held"), still("running")
+)
 
 
 def running_under(connection: Connection, supervisor: str) -> set[tuple[str, int]]:

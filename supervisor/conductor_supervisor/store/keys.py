@@ -16,7 +16,7 @@ from sqlalchemy import Connection, Select, bindparam, func, not_, or_, select, t
 
 from conductor_protocol.limits import NO_KEY
 from conductor_supervisor.store.dialect import AnyRow, as_list, one_of, sql
-from conductor_supervisor.store.queue import IN_ORDER, READY_OF_TASK, SUSPICION, is_ready, place
+from conductor_supervisor.store.queue import IN_ORDER, READY_OF_TASK, SUSPICION, place, still
 from conductor_supervisor.store.schema import executions
 
 LOOKED_AT = 1000
@@ -162,7 +162,9 @@ _ROWS = select(executions.c.id, executions.c.priority, executions.c.due_at, _key
     one_of(executions.c.id, "ids")
 )
 _LOCK = (
-    select(executions.c.id).where(one_of(executions.c.id, "ids"), is_ready).with_for_update(skip_locked=True)
+    select(executions.c.id)
+    .where(one_of(executions.c.id, "ids"), still("ready"))
+    .with_for_update(skip_locked=True)
 )
 
 

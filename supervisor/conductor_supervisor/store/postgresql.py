@@ -10,6 +10,7 @@ import os
 import re
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from typing import TYPE_CHECKING, TypeVar
@@ -32,6 +33,11 @@ OLDEST_POSTGRESQL = 14
 
 LOCK_PATIENCE = 30
 """Seconds to wait for others who write, where nobody else may."""
+
+PLANS_FOR = 5.0
+"""Seconds that the writer's prepared statements keep their plans. One that was made while a table was small
+reads it from end to end, and PostgreSQL would keep it until it analyzes the table.
+"""
 
 POOL = 10
 """Connections that a process keeps at most, but for those that its threads need at one moment beyond."""
@@ -95,6 +101,7 @@ class PostgresDatabase(Database):
         self._readers = engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
         self._writer: Connection | None = None
         self._writing = threading.Lock()
+        self._plans_until = 0.0
 
     @classmethod
     def opened(cls, location: PostgresLocation) -> PostgresDatabase:
@@ -149,6 +156,7 @@ class PostgresDatabase(Database):
         with self._writing:
             connection = self._writer_connection()
             with self._dropped_if_broken(connection), connection.begin() as transaction:
+                self._plan_anew_sometimes(connection)
                 result = work(connection)
                 number: str | None = connection.scalar(_TRANSACTION_NUMBER)
                 _commit(transaction, number, result)
@@ -318,6 +326,11 @@ class PostgresDatabase(Database):
             if connection.invalidated or connection.closed:
                 self._drop_writer()
 
+    def _plan_anew_sometimes(self, connection: Connection) -> None:
+        if time.monotonic() >= self._plans_until:
+            connection.execute(_DISCARD_PLANS)
+            self._plans_until = time.monotonic() + PLANS_FOR
+
     def _drop_writer(self) -> None:
         if self._writer is not None:
             self._writer.close()
@@ -341,6 +354,7 @@ def announce(connection: Executor, schema: str, by: str = "") -> None:
     connection.scalar(_NOTIFY, {"channel": channel(schema), "word": by})
 
 
+_DISCARD_PLANS = text("DISCARD PLANS")
 _VERSION = text("SELECT CAST(current_setting('server_version_num') AS INTEGER)")
 _ENCODING = text("SELECT current_setting('server_encoding')")
 _ROLE = text("SELECT quote_ident(current_user)")

@@ -4,11 +4,22 @@ from __future__ import annotations
 
 from sqlalchemy import ColumnElement, TextClause, bindparam, select, text, true
 
+from conductor_protocol.operations import State
 from conductor_supervisor.store.dialect import AnyRow, sql
 from conductor_supervisor.store.schema import executions
 
 # Conditions as literal text: only so does a partial index match them.
 is_ready = text("state = 'ready'")
+
+
+def still(state: State) -> TextClause:
+    """Return the condition on the state of rows that are named by their ids, which no partial index matches.
+
+    The planner would like to go through all that is ready or running instead. That is little by its
+    statistics, but while somebody holds a transaction open, those indexes fill with what has left them.
+    """
+    return text(f"state || '' = '{state}'")
+
 
 SUSPICION: dict[bool | None, ColumnElement[bool] | TextClause] = {
     None: true(),
