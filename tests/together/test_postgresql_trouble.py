@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import signal
+import subprocess
 import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from conductor import Conductor, DatabaseAway
@@ -205,3 +208,57 @@ def test_sessions_that_idle_and_statements_that_take_long_are_ended_by_the_serve
     supervisor, ids = at_work(project, steps=30)
     check_nothing_lost_nothing_twice(project, ids, steps=30)
     assert supervisor.stop() == 0
+
+
+def test_serialization_failures_are_repeated(project: Project, server: PostgresServer) -> None:
+    """Where administrators have made every transaction serializable, and three supervisors meet."""
+    server.execute("ALTER ROLE postgres SET default_transaction_isolation = 'serializable'")
+    project.environment["CONDUCTOR_DATABASE_URL"] = server.url()
+    quick = project.invoke_many("quick", list(range(60)))
+    supervisors = [
+        project.start("--drain", "--runtime", str(project.folder / f"run-{number}")) for number in range(3)
+    ]
+    assert [supervisor.wait() for supervisor in supervisors] == [0, 0, 0]
+    assert {project.view(one).state for one in quick} == {"completed"}
+    assert Counter(project.diary()) == Counter(f"quick {number}" for number in range(60))
+    assert not any(lines_about_it(supervisor) for supervisor in supervisors)
+
+
+@pytest.fixture
+def small_disk(server: PostgresServer) -> Iterator[str]:
+    """The URL of a database of the server's on a disk of its own, with 64 MB."""
+    disk = server.folder / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64m", "none", disk]
+    if subprocess.run(mount, capture_output=True).returncode != 0:
+        pytest.skip("this user may not mount a small disk")
+    try:
+        shutil.chown(disk, "nobody")
+        server.execute(f"CREATE TABLESPACE small LOCATION '{disk}'")
+        server.execute("CREATE DATABASE small TABLESPACE small")
+        yield server.url("small")
+        server.stop()
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+def test_a_disk_that_is_full_is_waited_for(project: Project, server: PostgresServer, small_disk: str) -> None:
+    """The server's; and work goes on by itself when there is room again."""
+    project.use_database(small_disk)
+    supervisor, ids = at_work(project, executions=4, steps=300)
+    fill_disk(server)
+    project.until(lambda: lines_about_it(supervisor), "it is noticed")
+    assert "No space left" in lines_about_it(supervisor)[0]
+    server.execute("DROP TABLE filler", "small")
+    check_nothing_lost_nothing_twice(project, ids, steps=300)
+    assert len(lines_about_it(supervisor)) % 2 == 0
+    assert supervisor.stop() == 0
+
+
+def fill_disk(server: PostgresServer) -> None:
+    """Fill the small disk to its last page."""
+    server.execute("CREATE TABLE filler (block text)", "small")
+    for length in (30_000, 3_000, 30):
+        noise = f"SELECT string_agg(md5(random()::text), '') FROM generate_series(1, {length})"
+        with pytest.raises(psycopg.errors.DiskFull):
+            server.execute(f"DO $$BEGIN LOOP INSERT INTO filler {noise}; COMMIT; END LOOP; END$$", "small")
