@@ -448,6 +448,54 @@ def _lose(driver: object) -> None:
     raise psycopg.OperationalError("server closed the connection unexpectedly")
 
 
+@pytest.mark.parametrize("default", ["serializable", "repeatable read"])
+def test_after_a_lock_is_read_what_others_have_left(default: str, database_url: str) -> None:
+    """Whatever administrators have made the default: else limits could be exceeded."""
+    name = database_url.rpartition("/")[2]
+    with psycopg.connect(database_url) as administrator:
+        administrator.execute(f"ALTER DATABASE {name} SET default_transaction_isolation = '{default}'")
+    isolation = text("SHOW transaction_isolation")
+    with closing(Database.open(database_url)) as database:
+        with database.writing() as connection:
+            assert connection.scalar(isolation) == "read committed"
+        with database.reading() as connection:
+            assert connection.scalar(isolation) == "repeatable read"
+        assert database.transact(lambda connection: connection.scalar(isolation)) == "read committed"
+
+
+def test_a_commit_that_is_refused_can_be_made_again(database: Database) -> None:
+    """The server says no only then where a constraint is deferred, or the disk full; the connection stays."""
+    with database.writing() as connection:
+        for statement in REFUSE_THE_FIRST_COMMIT:
+            connection.execute(text(statement))
+
+    def work(connection: Connection) -> int:
+        return connection.execute(text("INSERT INTO watched VALUES (1)")).rowcount
+
+    with pytest.raises(DBAPIError) as refused:
+        database.transact(work)
+    assert is_conflict(refused.value)
+    assert database.transact(work) == 1
+    assert _count(database, "watched") == 1
+
+
+REFUSE_THE_FIRST_COMMIT = (
+    "CREATE TABLE watched (number int)",
+    "CREATE SEQUENCE tries",  # counts what is rolled back, too
+    """
+    CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN
+        IF nextval('tries') = 1 THEN RAISE 'not yet' USING ERRCODE = 'serialization_failure'; END IF;
+        RETURN NULL;
+    END $$
+    """,
+    (
+        "CREATE CONSTRAINT TRIGGER refuse AFTER INSERT ON watched INITIALLY DEFERRED"
+        " FOR EACH ROW EXECUTE FUNCTION refuse()"
+    ),
+)
+
+
 def test_a_lost_connection_is_worth_another_try(database: Database) -> None:
     """A restart of the server, a deadlock, a full disk: all may go away; a broken rule does not."""
     with pytest.raises(Exception, match="terminat") as caught, database.writing() as connection:

@@ -210,20 +210,6 @@ def test_sessions_that_idle_and_statements_that_take_long_are_ended_by_the_serve
     assert supervisor.stop() == 0
 
 
-def test_serialization_failures_are_repeated(project: Project, server: PostgresServer) -> None:
-    """Where administrators have made every transaction serializable, and three supervisors meet."""
-    server.execute("ALTER ROLE postgres SET default_transaction_isolation = 'serializable'")
-    project.environment["CONDUCTOR_DATABASE_URL"] = server.url()
-    quick = project.invoke_many("quick", list(range(60)))
-    supervisors = [
-        project.start("--drain", "--runtime", str(project.folder / f"run-{number}")) for number in range(3)
-    ]
-    assert [supervisor.wait() for supervisor in supervisors] == [0, 0, 0]
-    assert {project.view(one).state for one in quick} == {"completed"}
-    assert Counter(project.diary()) == Counter(f"quick {number}" for number in range(60))
-    assert not any(lines_about_it(supervisor) for supervisor in supervisors)
-
-
 @pytest.fixture
 def small_disk(server: PostgresServer) -> Iterator[str]:
     """The URL of a database of the server's on a disk of its own, with 64 MB."""

@@ -329,6 +329,10 @@ def copy_rows(
                 copy.write_row(row)
     except psycopg.Error as error:
         raise DBAPIError(f"COPY {table.name}", None, error) from error
+    except BaseException:
+        # Interrupted, the driver may leave the COPY under way; then not even a rollback gets through.
+        connection.invalidate()
+        raise
 
 
 def schema_of(connection: Connection) -> str | None:

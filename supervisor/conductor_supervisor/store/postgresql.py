@@ -454,6 +454,8 @@ def _engine(location: PostgresLocation, connect: Callable[[], psycopg.Connection
     return create_engine(
         "postgresql+psycopg://",
         creator=connect,
+        # Whatever the role's or database's default is: after a lock, we read what others have left.
+        isolation_level="READ COMMITTED",
         pool_size=POOL,
         max_overflow=-1,
         pool_pre_ping=True,
@@ -473,6 +475,7 @@ def _commit(transaction: RootTransaction, number: str | None, result: R) -> None
     try:
         transaction.commit()
     except DBAPIError as error:
+        transaction.rollback()  # SQLAlchemy keeps for it what it could not commit
         if number is not None and error.connection_invalidated:
             raise Undecided(number, result, error) from error
         raise
