@@ -12,6 +12,7 @@ from conductor_protocol.manifest import TaskSpec
 from conductor_supervisor.overrides import effective
 from conductor_supervisor.processes.describe import current_folder, describe
 from conductor_supervisor.settings import Settings
+from harness import write_module
 from testbed.postgresql import PostgresServer
 
 
@@ -47,12 +48,14 @@ def test_the_app_is_what_a_start_would_find(workplace: Workplace) -> None:
     """And where a supervisor runs, what it runs instead; a reload mends that."""
     app = "from conductor import Conductor\napp = Conductor()\n"
     task = "@app.task(max_attempts={1})\ndef {0}(event, ctx): ...\n"
-    Path("shop.py").write_text(app + "".join(task.format(*one) for one in (("a", 1), ("b", 2), ("d", 3))))
+    write_module(Path("shop.py"), app + "".join(task.format(*one) for one in (("a", 1), ("b", 2), ("d", 3))))
     Path("conductor.toml").write_text('app = "shop:app"\n')
     workplace.declare(*effective(describe("shop:app", current_folder(), 60.0), Settings()))
     with PretendSupervisor(workplace.runtime, lambda _: status()):
         assert findings(workplace)["supervisor"][0] == "ok"
-        Path("shop.py").write_text(app + "".join(task.format(*one) for one in (("b", 3), ("c", 1), ("d", 3))))
+        write_module(
+            Path("shop.py"), app + "".join(task.format(*one) for one in (("b", 3), ("c", 1), ("d", 3)))
+        )
         found = findings(workplace)
     assert found["app"][:2] == ("ok", "shop:app with 3 tasks")
     health, told, advice = found["supervisor"]
@@ -62,7 +65,7 @@ def test_the_app_is_what_a_start_would_find(workplace: Workplace) -> None:
         "only here: c; no more here: a; otherwise here: b; "
         "let it read the code anew: conductor-supervisor reload"
     )
-    Path("shop.py").write_text(app + task.format("b", 2))
+    write_module(Path("shop.py"), app + task.format("b", 2))
     assert findings(workplace)["app"][1] == "shop:app with 1 task"
 
 

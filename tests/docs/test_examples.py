@@ -24,7 +24,7 @@ from conductor_protocol.units import instant, moment
 from conductor_supervisor.processes.describe import describe
 from conductor_supervisor.rules.cron import Cron
 from conductor_supervisor.settings import load
-from harness import PATIENCE, Project, parse
+from harness import PATIENCE, Project, parse, write_module
 
 EVENING = datetime(2026, 3, 2, 22, 30, tzinfo=ZoneInfo("Europe/Berlin"))
 """A Monday, at a time when every window in the documentation is open."""
@@ -255,7 +255,7 @@ def example(project: Project) -> Callable[..., Reader]:
 
     def put(name: str, now: datetime = EVENING) -> Reader:
         source = (ROOT / "examples" / name).read_text(encoding="utf-8")
-        (project.folder / "tasks.py").write_text(source, encoding="utf-8")
+        write_module(project.folder / "tasks.py", source)
         return Reader(project, now)
 
     return put
