@@ -233,6 +233,8 @@ class Assignment(Struct, frozen=True, array_like=True):
     """Bytes that the handler may use beyond what the runner has: an allocation above it fails."""
     says_began: bool = False
     """Whether the runner says :class:`Began`."""
+    short: bool = False
+    """Its task's runs have been short, so reports on those before it may wait until it has ended."""
 
 
 class Assign(Struct, frozen=True, tag=True, array_like=True):

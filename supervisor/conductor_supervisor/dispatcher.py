@@ -95,7 +95,7 @@ class Dispatcher:
         self._methods[type(message)](runner, message)
 
     def report(self, runner: Runner, report: m.Report) -> None:
-        """Act on a report that a dead runner left in its outbox."""
+        """Act on a report that was read from a runner's outbox."""
         self._methods[type(report)](runner, report)
 
     def _reply(self, runner: Runner, message: m.DataToRunner) -> None:
@@ -281,7 +281,9 @@ class Dispatcher:
 
     def _taken_back(self, runner: Runner, report: m.Report) -> Held | None:
         held = runner.take_back(report.execution, report.claim)
-        if held is None:
+        if held is None and (report.execution, report.claim) in runner.read_early:
+            runner.read_early.remove((report.execution, report.claim))
+        elif held is None:
             log.warning(
                 "runner %d reported on %s, which is not in its hands", runner.slot.number, report.execution
             )

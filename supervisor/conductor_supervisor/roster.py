@@ -58,6 +58,11 @@ class Task:
         """
         return self.pool.isolation == "fresh" or self.spec.rate is not None
 
+    @property
+    def is_short(self) -> bool:
+        """Whether its last runs were short."""
+        return self.seconds is not None and self.seconds <= admission.SHORT
+
     def took(self, seconds: float) -> None:
         """Learn from a run: at once when it was long, slowly when it was short."""
         if self.handed_singly:
@@ -179,6 +184,8 @@ class Runner:
     """Expected seconds of work in hand."""
     recalled: bool = False
     """A recall is under way."""
+    read_early: set[tuple[str, int]] = field(default_factory=set)
+    """The executions and claims whose reports were read from its outbox, and are still to come."""
     stop_order: StopOrder | None = None
     ended: tuple[str, int] | None = None
     """The execution, with its claim, that has last ended in it, as far as we are concerned."""

@@ -61,7 +61,7 @@ class Staff:
         folder: Path,
         reported: Callable[[Runner, Report], None],
     ) -> None:
-        """``reported`` acts on a report that a dead runner left in its outbox."""
+        """``reported`` acts on a report that was read from a runner's outbox."""
         self._work = work
         self._roster = work.roster
         self._router = router
@@ -70,6 +70,7 @@ class Staff:
         self._app = app
         self._paths = paths
         self._folder = folder
+        self._reported = reported
         self._inquest = Inquest(work, transcripts, reported)
         self._leftovers = Leftovers()
         self.describing = f"{folder}:describe"
@@ -176,6 +177,17 @@ class Staff:
     def read_outputs(self) -> None:
         """Take what runners have printed."""
         self.outputs.read(READING_TIME)
+
+    def read_outbox(self, runner: Runner) -> None:
+        """Act on reports that a runner holds back, and cannot send: C code that it runs may let no thread of
+        its have a turn. They come again when it does.
+        """
+        self.read_outputs()
+        for report in runner.child.recorder.outbox():
+            held = runner.held.get(report.execution)
+            if held is not None and held.claim == report.claim:
+                runner.read_early.add((held.id, held.claim))
+                self._reported(runner, report)
 
     def distrust(self, number: int, what: str) -> None:
         """Stop a runner that says what the protocol does not allow: its next word may be awaited for ever."""

@@ -60,6 +60,8 @@ class Watch:
         self._staff.see_off(runner, now)
         if runner.stop_order is not None:
             return
+        if runner.recalled:  # and does not answer
+            self._staff.read_outbox(runner)
         first = runner.first()
         silent = now - runner.heard
         if runner.phase == "starting":

@@ -322,4 +322,5 @@ def _assignment(held: Held) -> Assignment:
         taken.steps_recorded,
         held.task.spec.memory,
         held.task.spec.rate is not None,
+        held.task.is_short,
     )

@@ -139,6 +139,12 @@ class FakeSupervisor:
             self.receive()
         return self._inbox["data"].pop(0)
 
+    def says_anything(self) -> bool:
+        """Tell whether anything has come on the data channel that was not heard yet."""
+        while self.socket.poll(0):
+            self.receive()
+        return bool(self._inbox["data"])
+
     def stderr(self) -> bytes:
         """Return what a runner that has ended printed there."""
         assert self.process.stderr is not None
@@ -190,6 +196,7 @@ class FakeSupervisor:
         attempt: int = 1,
         event: str = "conductor.invoke",
         scheduled_for: Instant | None = None,
+        short: bool = False,
     ) -> m.Assignment:
         """Make an execution with an id and claim of its own."""
         self._claim += 1
@@ -204,6 +211,7 @@ class FakeSupervisor:
             payload,
             page,
             len(page) if recorded is None else recorded,
+            short=short,
         )
 
     def assign(self, task: str, payload: bytes = b"null", **details: object) -> m.Assignment:

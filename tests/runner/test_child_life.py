@@ -86,6 +86,42 @@ def test_a_recall_with_nothing_in_hand_gives_back_nothing(supervisor: FakeSuperv
     supervisor.hear(m.Finished)
 
 
+def test_reports_of_short_executions_travel_together(start: StartRunner) -> None:
+    """Each waits for the next, but not for one that turns out long: a recall lets it leave."""
+    supervisor = start().welcome()
+    *done, long = (supervisor.assignment(task, short=True) for task in ("echo", "echo", "waits-for-stop"))
+    supervisor.say(m.Assign([*done, long]))
+    supervisor.wait_for((supervisor.folder / "touched").exists)
+    assert not supervisor.says_anything()
+    assert [report.execution for report in supervisor.reports()] == [one.execution for one in done]
+    supervisor.say(m.Recall(), channel="control")
+    supervisor.hear(m.Returned, "control")
+    assert [supervisor.hear(m.Finished).execution for _ in done] == [one.execution for one in done]
+    supervisor.say(m.Cancel(long.execution, long.claim), channel="control")
+    assert supervisor.hear(m.Finished).execution == long.execution
+
+
+def test_a_report_does_not_wait_for_an_execution_that_may_be_long(start: StartRunner) -> None:
+    """So nobody who awaits a result does."""
+    supervisor = start().welcome()
+    done, long = supervisor.assignment("echo"), supervisor.assignment("waits-for-stop")
+    supervisor.say(m.Assign([done, long]))
+    assert supervisor.hear(m.Finished).execution == done.execution
+    supervisor.wait_for((supervisor.folder / "touched").exists)
+    supervisor.say(m.Cancel(long.execution, long.claim), channel="control")
+    assert supervisor.hear(m.Finished).execution == long.execution
+
+
+def test_a_report_that_waits_leaves_before_the_next_question(start: StartRunner) -> None:
+    """Who has its answer knows that all reports before it have arrived."""
+    supervisor = start().welcome()
+    done, asks = supervisor.assignment("echo"), supervisor.assignment("checkpoints", b"1", short=True)
+    supervisor.say(m.Assign([done, asks]))
+    assert supervisor.hear(m.Finished).execution == done.execution
+    supervisor.answer_ask()
+    assert supervisor.hear(m.Finished).execution == asks.execution
+
+
 def test_stop_ends_a_runner_after_what_is_in_hand(start: StartRunner) -> None:
     """It says goodbye and exits with 0."""
     supervisor = start().welcome()

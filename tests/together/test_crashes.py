@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 
 import pytest
@@ -95,6 +96,31 @@ def test_short_executions_handed_out_together_are_blamed_exactly(project: Projec
     assert failed == [120]
     assert all(v.attempt == 0 and v.result == v.payload for v in views.values() if v.payload != 120)
     assert sorted(project.diary(), key=int) == [str(n) for n in range(200)]
+
+
+def test_what_has_ended_does_not_wait_for_c_code_that_holds_the_interpreter(project: Project) -> None:
+    """Reports of short executions travel together; the next may let no thread of its runner send them."""
+    project.tasks("""
+        @app.task
+        def quick(event, ctx):
+            if event.payload == "hold":
+                note("holds")
+                ctypes.PyDLL(None).open(b"gate", os.O_RDONLY)  # until somebody opens its other end
+    """)
+    os.mkfifo(project.folder / "gate")
+    supervisor = project.start(runners=1)
+    for one in project.invoke_many("quick", list(range(300))):
+        project.until_state(one, "completed")
+    *before, hold, after = project.invoke_many("quick", [0, 1, 2, "hold", 4])
+    project.until_noted("holds")
+    for one in before:
+        project.until_state(one, "completed")
+    assert project.view(hold).state == "running"
+    with (project.folder / "gate").open("w"):
+        for one in (hold, after):
+            project.until_state(one, "completed")
+    assert supervisor.stop() == 0
+    assert "not in its hands" not in supervisor.output()
 
 
 def test_a_runner_killed_from_outside_is_noticed_at_once_and_replaced(project: Project) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import select
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -29,6 +30,12 @@ from conductor_protocol.recorder import Recorder
 
 if TYPE_CHECKING:
     import asyncio
+
+HELD_BACK_FOR = 0.002
+"""Seconds that a report waits at most, while short executions end, to travel with theirs."""
+
+MOST_HELD_BACK = 100
+"""Reports that wait at most."""
 
 LOCK_WAIT = 0.05
 """Seconds that a recall waits for a handler that is just asking something."""
@@ -50,6 +57,8 @@ class DataLink:
         self._seq = 0
         self._reported_at: int | None = None
         """The last request before the newest report that the recorder keeps; None: it keeps none."""
+        self._held_back: list[m.Report] = []
+        self._held_back_since = 0.0
         self._awaited = 0
         """The request for whose reply a thread waits."""
         self._replies: dict[int, Reply] = {}
@@ -105,6 +114,7 @@ class DataLink:
         that is not here.
         """
         self._socket = None  # pyzmq closes it for the process only that has made it
+        self._held_back.clear()
         self._lock = threading.Lock()
         self._loop = self._loop_thread = None
 
@@ -126,6 +136,7 @@ class DataLink:
             with suppress(IndexError):  # the control thread may have given it back meanwhile
                 return self.work.popleft()
             if self.stopping:
+                self._send_held_back()
                 return None
             self._wait_for_arrivals()
 
@@ -147,6 +158,7 @@ class DataLink:
     def _wait_for_arrivals(self) -> None:
         """Wait without holding the lock, so that threads which outlive a handler can use the socket."""
         with self._lock:
+            self._flush()
             self._receive_waiting()
             self._idle = not self.work and not self.stopping
         while self._idle:
@@ -160,9 +172,11 @@ class DataLink:
         """Take everything that has not been begun out of our hands. The control thread calls this.
 
         What lies unread in the socket is given back as well, unless the handler is just asking something.
+        Reports wait no longer: they were to travel with those of what is given back.
         """
         if self._lock.acquire(timeout=LOCK_WAIT):
             try:
+                self._flush()
                 if not self._futures:
                     self._receive_waiting()
             finally:
@@ -180,7 +194,7 @@ class DataLink:
         self._retired = True
         with self._lock:
             self.work.clear()
-            self._open_socket.send(pack([m.Worn(reason)]))
+            self._send([m.Worn(reason)])
         self._look_again()
 
     # Reports
@@ -196,19 +210,43 @@ class DataLink:
             await self.request_async(m.Flush)
 
     def _send_report(self, report: m.Report) -> bool:
-        """Send a report; False if the recorder had no room to keep it."""
-        parcel = pack([report])
+        """Send a report, at once or soon; False if the recorder had no room to keep it."""
         with self._lock:
-            kept = self._recorder.keep(parcel)
+            kept = self._recorder.keep(pack([report]))
             self._reported_at = self._seq
-            self._open_socket.send(parcel)
+            if not self._held_back:
+                self._held_back_since = time.monotonic()
+            self._held_back.append(report)
+            if kept and self._may_hold_back():
+                return True
+            self._flush()
         self._look_again()
         return kept
+
+    def _may_hold_back(self) -> bool:
+        """Tell whether reports may wait: what we run next ends soon, so far as anybody knows.
+
+        If it does not, the supervisor recalls what is behind it. If not even that is heard here, it reads
+        what the recorder keeps.
+        """
+        try:
+            soon = self.work[0].short
+        except IndexError:
+            return False
+        return (
+            soon
+            and len(self._held_back) < MOST_HELD_BACK
+            and time.monotonic() - self._held_back_since < HELD_BACK_FOR
+        )
+
+    def _send_held_back(self) -> None:
+        with self._lock:
+            self._flush()
 
     def tell(self, message: m.Progress | m.Began) -> None:
         """Send what needs no answer."""
         with self._lock:
-            self._open_socket.send(pack([message]))
+            self._send([message])
         self._look_again()
 
     # Requests of threads that wait
@@ -224,7 +262,7 @@ class DataLink:
 
             return asyncio.run_coroutine_threadsafe(self._request_in_loop(make, loop), loop).result()
         with self._lock:
-            seq = self._awaited = self._send(make)
+            seq = self._awaited = self._send_request(make)
             while (reply := self._replies.pop(seq, None)) is None:
                 self._receive()
         self._look_again()
@@ -256,7 +294,7 @@ class DataLink:
     ) -> Reply:
         future: asyncio.Future[Reply] = loop.create_future()
         with self._lock:
-            self._futures[self._send(make)] = future
+            self._futures[self._send_request(make)] = future
         self._look_again()
         return await future
 
@@ -294,10 +332,20 @@ class DataLink:
 
     # Inside the lock
 
-    def _send(self, make: Callable[[int], Request]) -> int:
+    def _send_request(self, make: Callable[[int], Request]) -> int:
         self._seq += 1
-        self._open_socket.send(pack([make(self._seq)]))
+        self._send([make(self._seq)])
         return self._seq
+
+    def _send(self, parcel: Sequence[m.FromRunner]) -> None:
+        """Send messages, behind the reports that wait."""
+        self._flush()
+        self._open_socket.send(pack(parcel))
+
+    def _flush(self) -> None:
+        if self._held_back:
+            self._open_socket.send(pack(self._held_back))
+            self._held_back.clear()
 
     def _receive(self) -> None:
         self._sort(unpack_to_runner(self._open_socket.recv()))

@@ -17,6 +17,9 @@ MOST_IN_HAND = 200
 LEAST = BUDGET / MOST_IN_HAND
 """Seconds that the shortest execution is taken to cost."""
 
+SHORT = 0.001
+"""Seconds of a task's runs up to which a runner may hold reports back until the next has ended."""
+
 RECALL_AFTER = 0.05
 """Seconds that a runner's first execution may take before those behind it are recalled, and none is added."""
 

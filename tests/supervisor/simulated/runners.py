@@ -68,6 +68,9 @@ class Silence:
         """Return a number of its own."""
         return self._descriptor
 
+    def read(self) -> None:
+        """Nothing was printed."""
+
     def read_to_end(self) -> None:
         """Nothing was printed."""
 
@@ -179,6 +182,7 @@ class SimulatedRunner:
         self._exit: Exit | None = None
         self._died_with: list[Held] = []
         self._queue: deque[m.Assignment] = deque()
+        self._held_back: list[m.Report] = []
         self._inbox: deque[m.ToRunner] = deque()
         """What has arrived on the data channel and has not been read."""
         self._wanted_to_stop: set[Held] = set()
@@ -281,6 +285,7 @@ class SimulatedRunner:
                     if not self._worn:
                         self._queue.extend(_assigned(unread))
                 self._inbox = deque(one for one in self._inbox if not isinstance(one, m.Assign))
+                self._flush()
                 self.wire.to_supervisor("control", m.Returned([held_by(one) for one in self._queue]))
                 self._queue.clear()
             case m.Cancel() | m.WindowClosed():
@@ -332,6 +337,7 @@ class SimulatedRunner:
                 yield from self._run(self._queue.popleft())
                 if not self._worn and self._world.chance(0.02):
                     self._wear_out()
+            self._flush()
             if self._stop:
                 break
             yield from self._read()
@@ -345,11 +351,12 @@ class SimulatedRunner:
         """Begin nothing more, and say so."""
         self._worn = True
         self._queue.clear()
-        self.wire.to_supervisor("data", m.Worn("as chance will have it"))
+        self._tell(m.Worn("as chance will have it"))
 
     def _read(self) -> Turn[m.ToRunner]:
         """Wait for a message on the data channel; note what it brings."""
         while not self._inbox:
+            self._flush()
             yield None
         message = self._inbox.popleft()
         if not self._worn:
@@ -363,7 +370,7 @@ class SimulatedRunner:
         held = held_by(assignment)
         self._world.witness.begins(assignment)
         if assignment.says_began:
-            self.wire.to_supervisor("data", m.Began(*held))
+            self._tell(m.Began(*held))
         self.current = assignment
         self._note("handler")
         report: m.Report | None = None
@@ -384,10 +391,25 @@ class SimulatedRunner:
             self.recorder.kept.append(report)
             if self._world.chance(0.01):
                 raise Dies(-signal.SIGSEGV)
-            self.wire.to_supervisor("data", report)
+            self._report(report)
         self.recorder.page = Reading(phase="idle")
         if self._world.chance(0.01):
             raise Dies(-signal.SIGBUS)
+
+    def _report(self, report: m.Report) -> None:
+        """Tell how an attempt ended, perhaps with the next: longer than any real runner would wait."""
+        self._held_back.append(report)
+        if not self._queue or self._world.chance(0.5):
+            self._flush()
+
+    def _tell(self, message: m.FromRunner) -> None:
+        self._flush()
+        self.wire.to_supervisor("data", message)
+
+    def _flush(self) -> None:
+        for report in self._held_back:
+            self.wire.to_supervisor("data", report)
+        self._held_back.clear()
 
     def _handle(self, assignment: m.Assignment, script: Script) -> Turn[None]:
         recorded = {step.name for step in assignment.steps}
@@ -455,7 +477,7 @@ class SimulatedRunner:
         self._seq += 1
         before = list(self.recorder.kept)
         request = kind(self._seq, *said)
-        self.wire.to_supervisor("data", request)
+        self._tell(request)
         while True:
             message = yield from self._read()
             if isinstance(message, reply):
@@ -566,6 +588,7 @@ class Strand(SimulatedRunner):
         self.current = None
         self._exit = None
         self._queue = deque()
+        self._held_back = []
         self._inbox = deque()
         self._worn = self._has_left = False
         self._seq = number * STRIDE
