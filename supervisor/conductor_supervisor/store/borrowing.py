@@ -51,6 +51,7 @@ def _write(opened: Opened, location: Location, work: Work[R], turn: Turn) -> R:
         opened(_MAIN if isinstance(location, SqliteLocation) else location.schema) as lent,
         turn(lent.driver),
     ):
+        lent.check()
         _check_destination(lent, location)
         with _all_or_nothing(lent):
             check_revision(str(lent.scalar(_REVISION)), location)

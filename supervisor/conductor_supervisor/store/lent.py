@@ -53,6 +53,15 @@ class Lent(ABC):
     def is_lost(self) -> bool:
         """Whether it is closed or broken: there is nothing to undo then."""
 
+    def check(self) -> None:
+        """Make sure that the connection can be used as it is. Asked at our turn: another thread's statement
+        may change it for as long as that lasts.
+
+        :raises UsageError: if it cannot.
+        """
+        if _package(type(self.driver)) == "psycopg":
+            _check_psycopg(self.driver)
+
     def scalar(self, statement: Executable, parameters: Mapping[str, Any] | None = None) -> Any:
         """As SQLAlchemy's Connection does."""
         return self.execute(statement, parameters).scalar()
@@ -132,10 +141,7 @@ _PLAIN: Mapping[str, Any] = {"stream_results": False, "yield_per": None}
 
 @contextmanager
 def _connection(given: Connection, schema: str) -> Iterator[Lent]:
-    lent = _OfSqlalchemy(given, schema)
-    if _package(type(lent.driver)) == "psycopg":
-        _check_psycopg(lent.driver)
-    yield lent
+    yield _OfSqlalchemy(given, schema)
 
 
 def _session(given: Session, schema: str) -> AbstractContextManager[Lent]:
@@ -232,7 +238,6 @@ def _psycopg(given: psycopg.Connection[Any], schema: str) -> Iterator[Lent]:
     from psycopg import Cursor
     from psycopg.rows import tuple_row
 
-    _check_psycopg(given)
     with Cursor(given, row_factory=tuple_row) as cursor:
         yield _OfDriver("postgresql", given, cursor, schema)
 
@@ -242,7 +247,6 @@ def _async_psycopg(given: psycopg.AsyncConnection[Any], schema: str) -> Iterator
     from psycopg import AsyncCursor
     from psycopg.rows import tuple_row
 
-    _check_psycopg(given)
     cursor = AsyncCursor(given, row_factory=tuple_row)
     try:
         yield _OfDriver("postgresql", given, _AwaitedCursor(cursor), schema)
