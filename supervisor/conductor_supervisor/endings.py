@@ -17,6 +17,7 @@ from conductor_protocol.units import MICROSECONDS, Instant
 from conductor_supervisor.roster import Held, StopOrder
 from conductor_supervisor.rules.retry import after_failure
 from conductor_supervisor.store.attempts import CRASHED, Ending
+from conductor_supervisor.store.claiming import Claimed
 
 TOO_LARGE = "conductor.TooLarge"
 """``error.type`` of an execution whose payload cannot be sent to a runner."""
@@ -141,6 +142,20 @@ def unbegun(held: Held, now: Instant) -> Ending:
         return cancelled(held, now)
     frees_start = held.task.spec.rate is not None and not held.may_have_begun
     return structs.replace(_given_back(held, now, None), frees_start=frees_start)
+
+
+def unknown(claimed: Claimed, now: Instant) -> Ending:
+    """Given back at once: the code has no such task."""
+    return Ending(
+        execution=claimed.id,
+        claim=claimed.claim,
+        state="ready",
+        outcome=None,
+        charged=False,
+        started=now,
+        ended=now,
+        frees_start=True,
+    )
 
 
 def _given_back(

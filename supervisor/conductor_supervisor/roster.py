@@ -364,7 +364,7 @@ class Roster:
         self.survivors.setdefault(held.task.spec.name, set()).add(held.id)
 
     def forget_survivor(self, held: Held) -> None:
-        """An execution has ended, or has begun and was released: if it was a survivor, it is none now."""
+        """An execution is not in our hands any more."""
         if not self.survivors:  # as always, but after a death
             return
         of_task = self.survivors.get(held.task.spec.name, set())

@@ -38,6 +38,7 @@ from conductor_supervisor.router import Router
 from conductor_supervisor.rules.blame import seen
 from conductor_supervisor.store import steps
 from conductor_supervisor.store.attempts import Ending
+from conductor_supervisor.store.claiming import Claimed
 from conductor_supervisor.store.tasks import Kind
 from conductor_supervisor.writes import PAGE_BYTES, EndAttempt, NoteStart, Taken
 
@@ -121,9 +122,24 @@ class Work:
         """Place what has been claimed."""
         now = self.clock.now()
         for one in taken:
-            task = self.tasks.get(one.claimed.task) or self._former[one.claimed.task]
-            self._await_runner(Held(one, task, one.claimed.attempt + 1, now))
+            task = self.tasks.get(one.claimed.task) or self._former.get(one.claimed.task)
+            if task is None:
+                self._return_unknown(one.claimed, now)
+            else:
+                self._await_runner(Held(one, task, one.claimed.attempt + 1, now))
         self.place()
+
+    def _return_unknown(self, claimed: Claimed, now: Instant) -> None:
+        """Leave an execution in the store whose task went with older code: its claim was put off."""
+        self.journal.submit(
+            EndAttempt(
+                endings.unknown(claimed, now),
+                lambda _late: None,
+                lambda message: log.error(
+                    "execution %s, whose task is gone, cannot be given back: %s", claimed.id, message
+                ),
+            )
+        )
 
     def _await_runner(self, held: Held) -> None:
         """Let an execution wait for a runner, by the declaration of the code that will run it."""
@@ -249,12 +265,14 @@ class Work:
         )
 
     def _stored(self, held: Held, ending: Ending, late: bool) -> None:
+        self.roster.forget_survivor(
+            held
+        )  # if it comes to us again, its claim tells what it has lived through
         if late:
             log.warning("execution %s: a late ending changed nothing (%s)", held.id, ending.outcome)
             return
         if ending.outcome is not None:
             self.outcomes[ending.outcome] += 1
-            self.roster.forget_survivor(held)
         if ending.outcome != "completed":
             self.notices.ended(held, ending)
         self._ended(held, ending)

@@ -8,6 +8,7 @@ from typing import cast
 
 import pytest
 from holdings import NOW, held, runner, task
+from msgspec import structs
 
 from conductor_protocol.manifest import TaskSpec
 from conductor_protocol.messages import Assign, Recall
@@ -68,9 +69,13 @@ class Hands:
         """Return the executions that were sent to the runner."""
         return [one.execution for sent in self.sent if isinstance(sent, Assign) for one in sent.assignments]
 
+    def endings(self) -> list[EndAttempt]:
+        """Return what was to be written of endings."""
+        return [write for write in self.written if isinstance(write, EndAttempt)]
+
     def given_back(self) -> list[Ending]:
-        """Return the endings that were written."""
-        return [write.ending for write in self.written if isinstance(write, EndAttempt)]
+        """Return the endings themselves."""
+        return [write.ending for write in self.endings()]
 
 
 def claimed(execution: str, of: Task) -> Taken:
@@ -126,6 +131,28 @@ def test_a_runner_that_is_free_within_the_moment_takes_what_waits(hands: Hands) 
     hands.work.place()
     assert hands.assigned() == ["waiting"]
     assert not hands.given_back()
+
+
+def test_what_has_lived_through_a_death_is_forgotten_when_it_goes_elsewhere(hands: Hands) -> None:
+    """Else its task's executions would be handed out one by one for ever."""
+    hands.runs("other")
+    survivor = claimed("survivor", hands.task)
+    hands.work.take([Taken(structs.replace(survivor.claimed, deaths=1), [], 0)])
+    assert hands.work.roster.survivors == {"job": {"survivor"}}
+    (given_back,) = hands.endings()
+    given_back.then(False)
+    assert hands.work.roster.survivors == {}
+
+
+@pytest.mark.parametrize("reloads", [1, 2])
+def test_a_claim_that_comes_after_its_task_has_gone_is_given_back(hands: Hands, reloads: int) -> None:
+    """However many reloads later: it may have waited for somebody's lock."""
+    late = claimed("late", hands.task)
+    for _ in range(reloads):
+        hands.work.adopt({})
+    hands.work.take([late])
+    (ending,) = hands.given_back()
+    assert (ending.execution, ending.claim, ending.state, ending.outcome) == ("late", 1, "ready", None)
 
 
 def test_a_pause_gives_back_what_waits_and_what_comes(hands: Hands) -> None:
