@@ -16,6 +16,9 @@ from conductor_protocol.units import MICROSECONDS, Instant
 MARGIN: Instant = 50_000
 """Microseconds."""
 
+UNKNOWN_FOR: Instant = 1_000_000
+"""Microseconds until the next look at a place that is taken by a start which is not known yet."""
+
 
 def span(rate: RateSpec) -> Instant:
     """Return how long a start counts, in microseconds."""
@@ -50,5 +53,8 @@ def in_the_way(rate: RateSpec, counted: int) -> int | None:
 
 
 def free_at(rate: RateSpec, start: Instant | None, now: Instant) -> Instant:
-    """Return when the place of a start is free; of one that is not known yet (None), the earliest moment."""
-    return (now if start is None else start) + span(rate)
+    """Return when to look whether the place of a start is free.
+
+    One that is not known yet (None) may never be: what was claimed for it goes back if no runner has room.
+    """
+    return now + min(span(rate), UNKNOWN_FOR) if start is None else start + span(rate)
