@@ -10,7 +10,7 @@ from store_moves import NOW, SECOND, invoke
 from conductor_supervisor.store import claiming
 from conductor_supervisor.store.claiming import Wanted
 from conductor_supervisor.store.database import Database
-from conductor_supervisor.store.front import SHARE, SLOW, Front
+from conductor_supervisor.store.front import LONGEST, SHARE, SLOW, Front
 
 
 class Seconds:
@@ -139,3 +139,17 @@ def test_what_a_rolled_back_claim_has_found_out_is_forgotten(database: Database,
         undone.rollback()
         front.forget()
         assert claim_two() == ids[:2]
+
+
+def test_a_look_that_took_for_ever_is_not_spared_for_ever(
+    database: Database, seconds: Seconds, take: Callable[..., list[str]]
+) -> None:
+    """The disk may have stood still: what came to stand in front meanwhile is not kept waiting for that."""
+    first, second = invoke(database, "t", "t")
+    seconds.a_look_takes = 30.0
+    assert take(1) == [first]
+    seconds.a_look_takes = 0.0
+    (early,) = invoke(database, "t", now=NOW - SECOND)
+    assert take(1) == [second]
+    seconds.now += LONGEST
+    assert take(1) == [early]

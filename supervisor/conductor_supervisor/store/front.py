@@ -25,6 +25,9 @@ SLOW = 0.003
 SHARE = 10
 """How many times as long as a slow look took it is spared."""
 
+LONGEST = 10.0
+"""Seconds that it is spared at most: it may have been slow because the disk stood still."""
+
 
 @dataclass(slots=True)
 class _Mark:
@@ -106,14 +109,14 @@ class Front:
     def _spared_until(self, began: float) -> float:
         """Return until when a look that began then, and is done now, is to be spared; then: it is not."""
         took = self._clock() - began
-        return began + took * SHARE if took > SLOW else began
+        return began + min(took * SHARE, took + LONGEST) if took > SLOW else began
 
 
 _FIRST = {
     suspects: READY_OF_TASK.where(suspicion)
     .order_by(*IN_ORDER)
     .limit(bindparam("most"))
-    .with_for_update(skip_locked=True)
+    .with_for_update(key_share=True, skip_locked=True)
     for suspects, suspicion in SUSPICION.items()
 }
 _ABOVE = {
