@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 from msgspec import Raw
 from sqlalchemy import event
 from store_moves import FAILURE, NOW, SECOND, ask, claim, end, ending, invoke, running, states, step, view
@@ -15,8 +17,11 @@ from conductor_protocol.operations import (
     GetExecution,
     GetOutcome,
     GetOutput,
+    Invoked,
+    InvokeMany,
     Listed,
     ListExecutions,
+    NewExecution,
     NotFound,
     Operation,
     Outcome,
@@ -26,6 +31,7 @@ from conductor_protocol.operations import (
 from conductor_protocol.units import moment
 from conductor_supervisor.store import executions, steps, tasks
 from conductor_supervisor.store.database import Database
+from conductor_supervisor.store.dialect import sql
 from conductor_supervisor.store.perform import perform, too_much
 
 
@@ -215,3 +221,31 @@ def test_a_retry_does_not_break_a_dedupe_key(database: Database) -> None:
     assert second in answer.message
     ask(database, CancelExecution(second))
     assert ask(database, RetryExecution(first)) == Changed("cancelled", True)
+
+
+def test_a_retry_that_meets_its_key_in_anothers_commit_is_refused(postgres_url: str) -> None:
+    """As it is where that one is there already."""
+    one, two = Database.open(postgres_url), Database.open(postgres_url)
+    (first,) = invoke(one, "t", dedupe_key="k")
+    ask(one, CancelExecution(first))
+    with ThreadPoolExecutor(1) as pool:
+        with two.writing() as connection:
+            second = perform(connection, InvokeMany([NewExecution(task="t", dedupe_key="k")]), NOW)
+            assert isinstance(second, Invoked)
+            answer = pool.submit(ask, one, RetryExecution(first))
+            while not connection.scalar(sql("SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock'")):
+                pass
+        refused = answer.result(30)
+    assert isinstance(refused, Refused)
+    assert second.ids[0] in refused.message
+    one.close()
+    two.close()
+
+
+def test_a_retry_by_hand_makes_no_suspect_of_it_again(database: Database) -> None:
+    """It begins anew, as if nothing had ever died with it inside."""
+    claimed = running(database)
+    end(database, ending(claimed, "failed", "crashed", charged=True, suspect=True))
+    ask(database, RetryExecution(claimed.id))
+    (again,) = claim(database, "t")
+    assert not again.suspect

@@ -9,6 +9,7 @@ from typing import Any, get_args
 import msgspec
 from msgspec import Raw
 from sqlalchemy import Connection, Select, bindparam, func, select, update
+from sqlalchemy.exc import IntegrityError
 
 from conductor_protocol.errors import UsageError
 from conductor_protocol.limits import is_storable
@@ -131,21 +132,28 @@ def _retry(connection: Connection, execution: str, now: Instant) -> Answer:
         return NotFound(execution)
     if row.state not in ("failed", "cancelled"):
         return Changed(row.state, changed=False)
-    if row.dedupe_key is not None:
-        owner = owner_of_key(connection, row.task, row.dedupe_key)
-        if owner is not None:
-            return Refused(
-                f"execution {execution} has the dedupe key {row.dedupe_key!r}, and so has {owner}, "
-                "which is not finished; wait for that one or cancel it, then retry"
-            )
-    connection.execute(_RETRY, {"execution": execution, "now": now})
-    return Changed(row.state, changed=True)
+    owner = None if row.dedupe_key is None else owner_of_key(connection, row.task, row.dedupe_key)
+    if owner is None:
+        try:
+            with connection.begin_nested():
+                connection.execute(_RETRY, {"execution": execution, "now": now})
+            return Changed(row.state, changed=True)
+        except IntegrityError:  # somebody has just committed another with its key
+            owner = owner_of_key(connection, row.task, row.dedupe_key)
+    return Refused(
+        f"execution {execution} has the dedupe key {row.dedupe_key!r}, and so has {owner}, "
+        "which is not finished; wait for that one or cancel it, then retry"
+    )
 
 
 _this = executions.c.id == bindparam("execution")
 _STATE = select(executions.c.state).where(_this)
-_STATE_TO_CHANGE = _STATE.with_for_update()
-_KEY = select(executions.c.state, executions.c.task, executions.c.dedupe_key).where(_this).with_for_update()
+_STATE_TO_CHANGE = _STATE.with_for_update(key_share=True)
+_KEY = (
+    select(executions.c.state, executions.c.task, executions.c.dedupe_key)
+    .where(_this)
+    .with_for_update(key_share=True)
+)
 _ASK_TO_CANCEL = (
     update(executions)
     .where(_this, in_state("running"), executions.c.cancel_requested_at.is_(None))
@@ -170,6 +178,7 @@ _RETRY = (
         state="ready",
         attempt=0,
         lost=0,
+        suspect=0,
         error=None,
         progress=None,
         due_at=bindparam("now"),
