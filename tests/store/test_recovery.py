@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import msgspec
+from sqlalchemy import event
 from store_moves import NOW, SECOND, ask, claim, end, ending, invoke, running, view
 
 from conductor_protocol.operations import CancelExecution
-from conductor_supervisor.store import attempts
+from conductor_supervisor.store import attempts, leases
 from conductor_supervisor.store.attempts import Recovered
 from conductor_supervisor.store.database import Database
+from conductor_supervisor.store.leases import Member
 
 
 def recover(database: Database, max_attempts: int = 2) -> Recovered:
@@ -115,3 +117,23 @@ def test_the_dead_ones_voice_comes_late(database: Database) -> None:
     recover(database)
     late = ending(claimed)
     assert end(database, late) == [late]
+
+
+def test_what_a_newcomer_has_claimed_during_the_look_stays_with_it(postgres_url: str) -> None:
+    """The look saw the supervisors as they were when it began, and the execution as it is now."""
+    one, two = Database.open(postgres_url), Database.open(postgres_url)
+    claimed = running(one)
+    looks: list[str] = []
+
+    def join(_connection: object, _cursor: object, statement: str, *_more: object) -> None:
+        if "FOR NO KEY UPDATE" in statement and not looks:
+            looks.append(statement)
+            with two.writing() as connection:
+                leases.renew(connection, Member("one", "here", 1, "app", NOW), SECOND)
+
+    event.listen(one._engine, "after_cursor_execute", join)
+    assert recover(one) == Recovered([], [], [])
+    assert looks
+    assert view(one, claimed.id).state == "running"
+    one.close()
+    two.close()

@@ -151,7 +151,7 @@ _STANDING = (
     )
     .where(one_of(executions.c.id, "ids"), still("running"))
     .order_by(executions.c.id)
-    .with_for_update()
+    .with_for_update(key_share=True)
 )
 _END = (
     update(executions)
@@ -269,7 +269,12 @@ def recover(
     """
     recovered = Recovered([], [], [])
     endings = []
-    for row in connection.execute(_ORPHANS):
+    orphans = connection.execute(_ORPHANS).all()
+    # Looked at once more, now that they are locked: one may have been claimed meanwhile by somebody new.
+    living = set(connection.scalars(_LIVING)) if orphans else set()
+    for row in orphans:
+        if row.supervisor in living:
+            continue
         begun = may_have_begun(row.supervisor, (row.id, row.claim))
         ending = _orphan_ending(connection, row, now, max_attempts.get(row.task), begun)
         endings.append(ending)
@@ -283,6 +288,7 @@ def recover(
     return recovered
 
 
+_LIVING = select(supervisors.c.id)
 _ORPHANS = (
     select(
         executions.c.id,
@@ -297,7 +303,8 @@ _ORPHANS = (
     )
     .where(is_running, executions.c.supervisor.not_in(select(supervisors.c.id)))
     .order_by(executions.c.id)
-    .with_for_update(of=executions, skip_locked=True)  # whom a client keeps is taken at the next look
+    # Whom a client keeps is taken at the next look.
+    .with_for_update(of=executions, key_share=True, skip_locked=True)
 )
 
 
