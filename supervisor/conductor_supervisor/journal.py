@@ -34,11 +34,14 @@ from conductor_supervisor.store.database import (
     is_transient,
 )
 from conductor_supervisor.store.front import Front
+from conductor_supervisor.store.leases import LockTime
 from conductor_supervisor.writes import (
     Claim,
     Declare,
     Effect,
+    EndAttempt,
     Fire,
+    KeepProgress,
     Perform,
     TakeOver,
     Write,
@@ -52,11 +55,16 @@ LOOK_INTERVAL = 0.2
 GIVING_UP = 1.0
 """Seconds that the store thread has to end when it is not to try any more; one that hangs does not."""
 
-PUT_OFF = Claim | Declare | Fire | Perform | TakeOver
-"""Writes that may be made behind later ones, where somebody keeps a lock that they need."""
+PUT_OFF = Claim | Declare | EndAttempt | Fire | KeepProgress | Perform | TakeOver
+"""Writes that may be made behind later ones, where somebody keeps a lock that they need. An end may, as
+nothing is said of an attempt afterwards.
+"""
 
 PUT_OFF_FOR = 0.25
-"""Seconds until they are tried again."""
+"""Seconds until they are tried again, at least."""
+
+PUT_OFF_SHARE = 10
+"""How many times as long as their last try took they are put off: others wait for so long."""
 
 REPEAT_DELAYS = (0.05, 0.1, 0.25, 0.5, 1.0)
 """Seconds before a group is tried again while the database is away; the last one repeats."""
@@ -101,6 +109,7 @@ class Journal:
         """Those of the group at work that wait for somebody's lock."""
         self._put_off: list[Write] = []
         self._put_off_until = 0.0
+        self._closing = False
         self._tries = 0
         """Failed tries in a row, for as long as the database is away."""
         self._thread = threading.Thread(target=self._run, name="store", daemon=True)
@@ -156,11 +165,21 @@ class Journal:
         """Tell whether everything handed over is committed and its effects are done."""
         return self.pending == 0 and not self._gathered
 
+    def left_to_others(self) -> bool:
+        """Tell whether all that is under way waits for somebody's lock, and ends no attempt.
+
+        Where there are no runners any more, nobody waits for them.
+        """
+        put_off = list(self._put_off)
+        attempts_end = any(isinstance(write, EndAttempt) for write in put_off)
+        return len(put_off) == self.pending and not self._gathered and not attempts_end
+
     def close(self, timeout: float) -> bool:
         """End the store thread after the groups it has; False if the database did not take them in time.
 
-        They are given up then: none of them was acknowledged to anybody.
+        They are given up then: none of them was acknowledged to anybody. So are those that wait for a lock.
         """
+        self._closing = True
         self.hand_over()
         self._writes.put(None)
         self._thread.join(timeout)
@@ -178,8 +197,8 @@ class Journal:
             while (group := self._next_group()) is not None:
                 if group:
                     self._give_back(self._commit(group, self._make_together))
-                if self._put_off and time.monotonic() >= self._put_off_until:
-                    self._give_back(self._commit(self._take_put_off(), self._make_each))
+                if self._put_off and not self._closing and time.monotonic() >= self._put_off_until:
+                    self._try_put_off()
                 if time.monotonic() >= look_at:
                     look_at = time.monotonic() + self._look_interval()
                     self._look()
@@ -215,9 +234,12 @@ class Journal:
             self._note_away(error, "looks at it wait")
         self._database.check_in_place()
 
-    def _take_put_off(self) -> list[Write]:
+    def _try_put_off(self) -> None:
+        began = time.monotonic()
         group, self._put_off = self._put_off, []
-        return group
+        self._give_back(self._commit(group, partial(self._make_each, lock_time=LockTime.AGAIN)))
+        now = time.monotonic()
+        self._put_off_until = now + max(PUT_OFF_FOR, PUT_OFF_SHARE * (now - began))
 
     def _commit(self, group: list[Write], make: Callable[[list[Write]], list[Effect]]) -> list[Effect]:
         """Commit a group once, however long the database is away; return its effects.
@@ -253,9 +275,9 @@ class Journal:
         self._database.check_in_place()
         self._note_back()
         held_up, self._held_up = self._held_up, []
-        if held_up:
-            self._put_off += held_up
+        if held_up and not self._put_off:
             self._put_off_until = time.monotonic() + PUT_OFF_FOR
+        self._put_off += held_up
         return [*effects, partial(self._settle, len(group) - len(held_up))]
 
     def _effects_if_committed(self, undecided: Undecided[list[Effect]]) -> list[Effect] | None:
@@ -288,26 +310,29 @@ class Journal:
             self._tries = 0
 
     def _make_together(self, group: list[Write]) -> list[Effect]:
-        return self._database.transact(partial(self._apply, group))
+        lock_time = LockTime.KEPT if self._put_off else LockTime.USUAL
+        return self._database.transact(partial(self._apply, group, lock_time))
 
-    def _apply(self, group: list[Write], connection: Connection) -> list[Effect]:
-        effects = apply(connection, group, self._clock.now(), self._member, self._front)
+    def _apply(self, group: list[Write], lock_time: LockTime, connection: Connection) -> list[Effect]:
+        effects = apply(connection, group, self._clock.now(), self._member, self._front, lock_time)
         if any(map(makes_work, group)):
             self._database.announce(connection, self._member or "")
         return effects
 
-    def _make_each(self, group: list[Write]) -> list[Effect]:
+    def _make_each(self, group: list[Write], lock_time: LockTime = LockTime.KEPT) -> list[Effect]:
         """Make the writes of a group of which some is bad, or held up: each under a savepoint of its own."""
         self._forget_claims()
         self._held_up = []
         return self._database.transact(
-            lambda connection: [effect for write in group for effect in self._make_alone(connection, write)]
+            lambda connection: [
+                effect for write in group for effect in self._make_alone(connection, write, lock_time)
+            ]
         )
 
-    def _make_alone(self, connection: Connection, write: Write) -> list[Effect]:
+    def _make_alone(self, connection: Connection, write: Write, lock_time: LockTime) -> list[Effect]:
         try:
             with connection.begin_nested():
-                return self._apply([write], connection)
+                return self._apply([write], lock_time, connection)
         except Exception as error:
             if is_held_up(error) and isinstance(write, PUT_OFF):
                 self._held_up.append(write)

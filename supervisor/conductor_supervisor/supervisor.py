@@ -306,7 +306,8 @@ class Supervisor:
     def _done(self) -> bool:
         if not self._work.draining or self._staff.expects_runners():
             return False
-        settled = self._roster.empty_handed() and self._journal.idle()
+        written = self._journal.idle() or self._journal.left_to_others()
+        settled = self._roster.empty_handed() and written
         return settled or time.monotonic() > self._kill_at + LAST_WRITES
 
     # Waiting and receiving

@@ -35,7 +35,7 @@ from conductor_supervisor.store.attempts import Ending, Recovered
 from conductor_supervisor.store.claiming import Claimed, Wanted
 from conductor_supervisor.store.dialect import ALL_TASKS, lock_tasks
 from conductor_supervisor.store.front import Front
-from conductor_supervisor.store.leases import Member
+from conductor_supervisor.store.leases import LockTime, Member
 from conductor_supervisor.store.output import Chunk
 from conductor_supervisor.store.perform import is_write, perform
 from conductor_supervisor.store.schedules import Firing
@@ -268,19 +268,25 @@ def apply(
     now: Instant,
     member: str | None = None,
     front: Front | None = None,
+    lock_time: LockTime = LockTime.USUAL,
 ) -> list[Effect]:
     """Make all writes of a group in the caller's transaction; return what to do after its commit.
 
     :param member: our name among the supervisors, where we need a lease: without one, whatever we say of an
         execution comes too late, and we claim none.
     :param front: what earlier claims have found out of where the queues begin.
+    :param lock_time: how long to wait for somebody's lock.
     """
     if member is not None and not all(map(_speaks_of_executions, group)):
-        leases.limit(connection)
+        leases.limit(connection, lock_time)
     renewed = [
         partial(w.then, leases.renew(connection, w.member, w.microseconds)) for w in _of(group, RenewLease)
     ]
-    stands = member is None or not any(map(_speaks_of_executions, group)) or leases.stands(connection, member)
+    stands = (
+        member is None
+        or not any(map(_speaks_of_executions, group))
+        or leases.stands(connection, member, lock_time)
+    )
     return [
         *renewed,
         *_record(connection, _of(group, RecordStep), stands),

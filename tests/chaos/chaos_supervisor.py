@@ -13,6 +13,7 @@ from sqlalchemy import Connection
 from conductor_supervisor import preparing, supervisor
 from conductor_supervisor.cli import main
 from conductor_supervisor.journal import Journal
+from conductor_supervisor.store.leases import LockTime
 from conductor_supervisor.writes import Effect, Write
 
 BEFORE, INSIDE, BEHIND = MOMENTS
@@ -40,8 +41,8 @@ class WatchedJournal(Journal):
         pass_all(kinds(group), BEHIND)
         return effects
 
-    def _apply(self, group: list[Write], connection: Connection) -> list[Effect]:
-        effects = super()._apply(group, connection)
+    def _apply(self, group: list[Write], lock_time: LockTime, connection: Connection) -> list[Effect]:
+        effects = super()._apply(group, lock_time, connection)
         pass_all(kinds(group), INSIDE)
         return effects
 

@@ -15,7 +15,15 @@ import pytest
 from sqlalchemy.exc import DatabaseError, OperationalError
 
 from conductor_protocol.messages import RecordedStep
-from conductor_protocol.operations import Answer, Found, GetExecution, Invoked, InvokeMany, NewExecution
+from conductor_protocol.operations import (
+    Answer,
+    Failure,
+    Found,
+    GetExecution,
+    Invoked,
+    InvokeMany,
+    NewExecution,
+)
 from conductor_supervisor.clock import SystemClock
 from conductor_supervisor.errors import StoreError
 from conductor_supervisor.journal import Journal
@@ -23,6 +31,7 @@ from conductor_supervisor.store import leases
 from conductor_supervisor.store.attempts import Ending
 from conductor_supervisor.store.claiming import Wanted
 from conductor_supervisor.store.database import Database
+from conductor_supervisor.store.dialect import sql
 from conductor_supervisor.store.leases import Member
 from conductor_supervisor.store.perform import perform
 from conductor_supervisor.store.steps import NewStep
@@ -286,6 +295,43 @@ def test_a_database_that_is_away_gets_each_write_once_when_it_is_back(
     assert len(set(invoked(journal, 3))) == 3
     assert len(tries) == 4
     assert len(claimed(journal, 10)) == 3
+
+
+@pytest.mark.parametrize("lock", ["FOR UPDATE", "FOR KEY SHARE"])
+def test_a_row_that_somebody_keeps_locked_keeps_no_other_write_waiting(postgres_url: str, lock: str) -> None:
+    """Be it the row of an execution that ends. A foreign key that leads to it keeps not even that waiting."""
+    database = Database.open(postgres_url)
+    with database.writing() as connection:
+        leases.renew(connection, Member("me", "here", 1, "app", NOW), 600_000_000)
+    journal = Journal(database, SystemClock(), changed=lambda: None, member="me")
+    journal.start()
+    kept, *_ = invoked(journal, 3)
+    mine = {one.claimed.id: one for one in claimed(journal, 3)}
+    late: list[bool] = []
+    other = Database.open(postgres_url)
+    with other.writing() as connection:
+        connection.execute(sql(f"SELECT 1 FROM conductor_executions WHERE id = :id {lock}"), {"id": kept})
+        failure = msgspec.structs.replace(
+            completion(mine.pop(kept)),
+            state="failed",
+            outcome="failed",
+            failure=Failure(type="E", message=""),
+            result=None,
+        )
+        journal.submit(EndAttempt(failure, late.append, fail))
+        journal.hand_over()
+        if lock == "FOR KEY SHARE":
+            act_until(journal, lambda: late == [False])
+        for one in mine.values():
+            act(journal, EndAttempt(completion(one), late.append, fail))
+        if lock == "FOR UPDATE":
+            assert late == [False] * 2
+            assert not journal.left_to_others()  # an attempt's end must not be left
+    act_until(journal, lambda: late == [False] * 3)
+    assert journal.idle()
+    journal.close(5)
+    other.close()
+    database.close()
 
 
 def test_who_waits_for_a_lock_keeps_no_other_write_waiting(postgres_url: str) -> None:

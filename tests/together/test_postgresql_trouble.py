@@ -210,6 +210,42 @@ def test_sessions_that_idle_and_statements_that_take_long_are_ended_by_the_serve
     assert supervisor.stop() == 0
 
 
+def test_a_stop_does_not_wait_for_what_an_application_keeps_locked(
+    project: Project, server: PostgresServer
+) -> None:
+    """Nor do the steps of others. Here many handlers invoke with a key that is in an open transaction."""
+    project.use_database(server.url())
+    project.tasks("""
+        @app.task(isolation="shared")
+        async def asks(event, ctx):
+            note("asks")
+            await target.invoke_async(dedupe_key="kept")
+        @app.task
+        def target(event, ctx): ...
+        @app.task
+        def counts(event, ctx):
+            for number in range(40):
+                ctx.step(f"step {number}", time.sleep, 0.01)
+    """)
+    project.environment["CONDUCTOR_SHUTDOWN_GRACE"] = "1s"
+    supervisor = project.start()
+    (owner,) = project.invoke_many("target", [None])
+    project.until_state(owner, "completed")
+    with psycopg.connect(server.url()) as application:
+        application.execute(
+            "UPDATE conductor.conductor_executions SET state = 'ready', result = NULL, finished_at = NULL,"
+            " expires_at = NULL, dedupe_key = 'kept'"
+        )
+        ids = project.invoke_many("asks", [None] * 60)
+        project.until_noted("asks", 60)
+        project.until_state(project.invoke("counts"), "completed")
+        assert supervisor.stop() == 0
+        application.rollback()
+    assert [project.view(one).attempt for one in ids] == [0] * 60
+    project.drain()
+    assert {project.view(one).state for one in ids} == {"completed"}
+
+
 @pytest.fixture
 def small_disk(server: PostgresServer) -> Iterator[str]:
     """The URL of a database of the server's on a disk of its own, with 64 MB."""

@@ -258,7 +258,7 @@ _DUE = (
     .where(_scheduled, executions.c.due_at <= bindparam("now"))
     .order_by(executions.c.due_at)
     .limit(bindparam("most"))
-    .with_for_update(skip_locked=True)
+    .with_for_update(key_share=True, skip_locked=True)
 )
 _PROMOTE = (
     update(executions)

@@ -164,7 +164,7 @@ _ROWS = select(executions.c.id, executions.c.priority, executions.c.due_at, _key
 _LOCK = (
     select(executions.c.id)
     .where(one_of(executions.c.id, "ids"), still("ready"))
-    .with_for_update(skip_locked=True)
+    .with_for_update(key_share=True, skip_locked=True)
 )
 
 

@@ -10,6 +10,7 @@ Time here is the database's: the clocks of the machines need not agree.
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Collection, Mapping
 
 import msgspec
@@ -84,29 +85,43 @@ def end_if_stopped(connection: Connection) -> None:
     connection.execute(_END_IF_STOPPED)
 
 
-def limit(connection: Connection) -> None:
-    """Do the same, and wait for no lock for long: our other writes would have to wait with us."""
-    connection.execute(_LIMIT)
+class LockTime(enum.IntEnum):
+    """Milliseconds that a statement waits for somebody's lock: our other writes have to wait with it."""
+
+    USUAL = 250
+    KEPT = 20
+    """It is known that somebody keeps a lock."""
+    AGAIN = 2
+    """It has waited for this lock before."""
 
 
-def stands(connection: Connection, member: str) -> bool:
+def limit(connection: Connection, lock_time: LockTime = LockTime.USUAL) -> None:
+    """Do the same, and wait for no lock for long."""
+    connection.execute(_LIMIT[lock_time])
+
+
+def stands(connection: Connection, member: str, lock_time: LockTime = LockTime.USUAL) -> bool:
     """Tell whether nobody has taken a supervisor for dead, and nobody can before this transaction ends.
 
     It includes :func:`limit`.
     """
-    return connection.scalar(_STANDS, {"member": member}) is not None
+    return connection.scalar(_STANDS[lock_time], {"member": member}) is not None
 
 
-_PATIENCE = Patience(seconds=5, lock_milliseconds=250)
-_LIMIT = select(_PATIENCE)
+_PATIENCE = {time: Patience(seconds=5, lock_milliseconds=time) for time in LockTime}
+_LIMIT = {time: select(patience) for time, patience in _PATIENCE.items()}
 _END_IF_STOPPED = select(Patience(seconds=5, lock_milliseconds=0))
-_STANDS = select(
-    select(supervisors.c.id)
-    .where(supervisors.c.id == bindparam("member"))
-    .with_for_update(read=True, key_share=True)  # a renewal need not wait, but whoever takes us for dead does
-    .scalar_subquery(),
-    _PATIENCE,
-)
+_STANDS = {
+    time: select(
+        select(supervisors.c.id)
+        .where(supervisors.c.id == bindparam("member"))
+        # A renewal need not wait, but whoever takes us for dead does.
+        .with_for_update(read=True, key_share=True)
+        .scalar_subquery(),
+        patience,
+    )
+    for time, patience in _PATIENCE.items()
+}
 
 
 def remove_expired(
