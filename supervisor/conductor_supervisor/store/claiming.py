@@ -73,6 +73,9 @@ class Claims(NamedTuple):
     """
 
 
+FEW = 2
+"""Tasks wanted up to which a look at each takes less than to find out first which of them have work."""
+
 LOCKED_FOR = 1.0
 """Seconds until the next look at what somebody has locked."""
 
@@ -166,8 +169,10 @@ def _open_tasks(
     connection: Connection, front: Front, wanted: Sequence[Wanted], now: Instant
 ) -> list[tuple[Wanted, int]]:
     """Return which of the wanted tasks have ready rows, with how many may be claimed of each."""
-    have_work = front.may_have_work(connection, [want.task for want in wanted])
-    wanted = [want for want in wanted if want.task in have_work]
+    # Whoever takes a task's lock keeps others waiting: not for a task without work.
+    if len(wanted) > FEW or any(want.limited for want in wanted):
+        have_work = front.may_have_work(connection, [want.task for want in wanted])
+        wanted = [want for want in wanted if want.task in have_work]
     running: dict[str, int] = {}
     if limited := [want.task for want in wanted if want.limited]:
         lock_tasks(connection, limited)
