@@ -111,6 +111,7 @@ def test_a_script_does_not_run_when_it_is_imported(shop: Path) -> None:
         ),
         ("shop:app", "it holds no app; write in it: app = Conductor()"),
         ("shop/tasks:app", 'for the file write "shop/tasks.py:'),
+        (".tasks:app", '".tasks" is no module name: expected the whole name, such as "shop.tasks"'),
     ],
 )
 def test_a_wrong_name_is_answered_with_the_right_one(shop: Path, name: str, message: str) -> None:
@@ -136,6 +137,8 @@ def test_a_wrong_declaration_names_its_line(shop: Path) -> None:
     [
         ("import nothing_like_it", "ModuleNotFoundError: No module named 'nothing_like_it'"),
         ("1 / 0", "ZeroDivisionError: division by zero"),
+        ("len(5)", "app broken:app cannot be imported: TypeError: object of type 'int' has no len()"),
+        ("int('x')", "app broken:app cannot be imported: ValueError: invalid literal for int()"),
         ("raise SystemExit(3)", "SystemExit: 3"),
         ("def f(:", "SyntaxError"),
     ],

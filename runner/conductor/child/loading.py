@@ -32,6 +32,8 @@ def load(name: str, paths: Iterable[str] = ()) -> Conductor:
 
 
 def _import_module(name: str) -> ModuleType:
+    if name.startswith("."):
+        raise UsageError(f'app: "{name}" is no module name: expected the whole name, such as "shop.tasks"')
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
@@ -42,8 +44,6 @@ def _import_module(name: str) -> ModuleType:
         raise UsageError(
             f'app: there is no module "{name}" on the path, which begins with {sys.path[0] or "."}{hint}'
         ) from None
-    except (TypeError, ValueError) as error:  # "..", ".tasks", ""
-        raise UsageError(f'app: "{name}" is no module name: {error}') from None
 
 
 def _import_file(path: Path) -> ModuleType:
