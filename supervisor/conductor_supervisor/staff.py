@@ -24,6 +24,7 @@ from conductor_supervisor.processes.template import Template
 from conductor_supervisor.roster import Runner, Slot, StopOrder
 from conductor_supervisor.router import Router
 from conductor_supervisor.rules.blame import exit_in_words
+from conductor_supervisor.rules.lastwords import last_words
 from conductor_supervisor.settings import Settings
 from conductor_supervisor.transcripts import TemplateListener, Transcripts
 from conductor_supervisor.work import Work
@@ -389,8 +390,9 @@ class Staff:
             slot.runner = None
         unwanted = retired or (runner.phase == "starting" and runner.stop_said)
         if runner.phase == "starting" and not unwanted:
-            printed = _last_lines(runner.child.stderr.tail())
-            self._start_later(slot, f"{exit_in_words(ended.returncode)} before it was ready{printed}")
+            said = last_words(runner.child.stderr.tail())
+            how = f"{exit_in_words(ended.returncode)} before it was ready"
+            self._start_later(slot, f"{how}: {said}" if said else how)
         elif not in_order and not unwanted:
             slot.restarts += 1
             if held_nothing and not runner.lost:
@@ -410,8 +412,3 @@ def _end_of_idle(runner: Runner, ended: Exit) -> str:
     how = f"{exit_in_words(ended.returncode)} with nothing in hand"
     order = runner.stop_order
     return how if order is None else f"{how}; it had been stopped for what it ran before: {order.cause}"
-
-
-def _last_lines(text: str) -> str:
-    lines = text.strip().splitlines()[-5:]
-    return ": " + " / ".join(line.strip() for line in lines) if lines else ""

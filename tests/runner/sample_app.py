@@ -21,6 +21,11 @@ app = Conductor()
 lasting = Conductor()
 lasting_async = Conductor()
 broken_lifespan = Conductor()
+broken_async_lifespan = Conductor()
+broken_teardown = Conductor()
+yields_twice = Conductor()
+yields_twice_async = Conductor()
+yields_never = Conductor()
 touched = Path("touched")
 """Where handlers leave a mark for the test to see."""
 
@@ -459,3 +464,34 @@ def breaks() -> Iterator[None]:
     if sys.argv:
         raise RuntimeError("no database today")
     yield
+
+
+@broken_async_lifespan.lifespan
+async def breaks_async() -> AsyncIterator[None]:
+    if sys.argv:
+        raise RuntimeError("no database today")
+    yield
+
+
+@broken_teardown.lifespan
+def breaks_at_the_end() -> Iterator[None]:
+    yield
+    raise RuntimeError("no way to close")
+
+
+@yields_twice.lifespan
+def twice() -> Iterator[None]:
+    yield
+    yield
+
+
+@yields_twice_async.lifespan
+async def twice_async() -> AsyncIterator[None]:
+    yield
+    yield
+
+
+@yields_never.lifespan
+def never() -> Iterator[None]:
+    if not sys.argv:
+        yield

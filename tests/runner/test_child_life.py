@@ -43,6 +43,33 @@ def test_a_lifespan_that_raises_ends_the_runner_before_its_hello(start: StartRun
     assert not supervisor.socket.poll(0)
 
 
+@pytest.mark.parametrize("attribute", ["broken_lifespan", "broken_async_lifespan", "broken_teardown"])
+def test_what_a_lifespan_raises_is_told_by_the_users_frames_alone(start: StartRunner, attribute: str) -> None:
+    """Not by ours, nor by those of Python's modules between."""
+    supervisor = start(attribute)
+    if attribute == "broken_teardown":
+        supervisor.welcome().say(m.Stop())
+    assert supervisor.wait() == 1
+    header, place, _, *_, raised = supervisor.stderr().decode().splitlines()
+    assert header == "Traceback (most recent call last):"
+    assert "sample_app.py" in place
+    assert raised.startswith("RuntimeError: no ")
+
+
+@pytest.mark.parametrize("attribute", ["yields_twice", "yields_twice_async", "yields_never"])
+def test_a_lifespan_that_does_not_yield_once_is_told_what_is_expected(
+    start: StartRunner, attribute: str
+) -> None:
+    """With the place of its function, and no traceback."""
+    supervisor = start(attribute)
+    if attribute != "yields_never":
+        supervisor.welcome().say(m.Stop())
+    assert supervisor.wait() == 1
+    (said,) = supervisor.stderr().decode().splitlines()
+    assert said.startswith("@app.lifespan: expected a function that yields once, got ")
+    assert "sample_app.py" in said
+
+
 def test_the_heartbeat_goes_on_while_a_handler_computes(start: StartRunner) -> None:
     """The control thread keeps it, as often as the welcome says."""
     supervisor = start().welcome()

@@ -25,6 +25,7 @@ from conductor.child.ending import COUNTDOWN, end_within
 from conductor.child.lifespan import shared
 from conductor.child.loading import load
 from conductor.child.output import console, flush_output
+from conductor.child.reports import tell_what_ends_us
 from conductor.child.session import Session
 from conductor.client import RunnerPerformer, enter_runner
 from conductor_protocol.birth import BIRTH_FD, MARK, STACKS_SIGNAL, Birth, read_birth
@@ -180,6 +181,7 @@ def _prepare_signals() -> None:
 def _prepare_output() -> None:
     """Both streams are pipes to the supervisor: let what we print, and how we die, be read there."""
     console.install()
+    sys.excepthook = tell_what_ends_us
     with suppress(OSError, ValueError):
         faulthandler.enable(sys.stderr)
         # Written by the signal's handler in C: it needs no interpreter that still turns.

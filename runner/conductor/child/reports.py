@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import importlib
 import os
+import sys
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
+from types import TracebackType
 
 import conductor
 from conductor.declarations import Retry
 from conductor.errors import Fail, PayloadMismatch, Released, RetryAfter
 from conductor.values import storable
 from conductor_protocol import messages
+from conductor_protocol.errors import UsageError
 from conductor_protocol.operations import Failure
 
 MOST_MESSAGE = 10_000
@@ -24,6 +27,15 @@ MOST_TRACEBACK = 50_000
 OWN_FOLDER = f"{Path(conductor.__file__).parent}{os.sep}"
 NOISE = (OWN_FOLDER, f"{Path(importlib.__file__).parent}{os.sep}", "<frozen importlib")
 """How the files of frames begin that tell users nothing: Conductor's own and those of imports."""
+
+STANDARD = (f"{Path(os.__file__).parent}{os.sep}", "<frozen ")
+"""How the files of Python's own modules begin."""
+
+INSTALLED = tuple(f"{os.sep}{folder}{os.sep}" for folder in ("site-packages", "dist-packages"))
+"""Folders of installed packages, which may lie among Python's own modules."""
+
+CALLERS = tuple(f"{OWN_FOLDER}child{os.sep}{name}.py" for name in ("loading", "lifespan"))
+"""Our files through which everything passes that the app's import or its lifespan raises."""
 
 
 def ended_by(
@@ -105,16 +117,45 @@ def _message(error: BaseException) -> str:
 
 
 def trimmed_traceback(error: BaseException) -> str:
-    """Return the traceback without Conductor's own frames and those of imports, of the causes too."""
+    """Return the traceback without Conductor's own frames and those of imports, of the causes too.
+
+    What Python's own modules did before they called the user's code is left out as well.
+    """
     try:
         told = traceback.TracebackException.from_exception(error)
         for one in _with_causes(told):
             noise = [frame for frame in one.stack if frame.filename.startswith(NOISE)]
             for frame in noise:
                 one.stack.remove(frame)
+        if not all(_is_standard(frame) for frame in told.stack):
+            while _is_standard(told.stack[0]):
+                del told.stack[0]
         return storable("".join(told.format()))
     except Exception as problem:  # noqa: BLE001  # an exception can be made to break any reading of it
         return f"(the traceback cannot be told: {type(problem).__qualname__})"
+
+
+def tell_what_ends_us(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Print the exception that ends this process, as a ``sys.excepthook``.
+
+    What the app's import or its lifespan raised is told by the user's frames; ours are told only of ours.
+    """
+    frames = traceback.extract_tb(trace)
+    of_the_app = any(frame.filename in CALLERS for frame in frames)
+    if of_the_app and any(_is_the_users(frame) for frame in frames):
+        sys.stderr.write(trimmed_traceback(error))
+    elif of_the_app and isinstance(error, UsageError):
+        sys.stderr.write(f"{error}\n")
+    else:
+        sys.__excepthook__(kind, error, trace)
+
+
+def _is_the_users(frame: traceback.FrameSummary) -> bool:
+    return not frame.filename.startswith(NOISE) and not _is_standard(frame)
+
+
+def _is_standard(frame: traceback.FrameSummary) -> bool:
+    return frame.filename.startswith(STANDARD) and not any(folder in frame.filename for folder in INSTALLED)
 
 
 def _with_causes(told: traceback.TracebackException) -> Iterator[traceback.TracebackException]:
