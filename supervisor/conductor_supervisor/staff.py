@@ -41,6 +41,9 @@ MOST_REASON = 300
 RESTART_DELAYS = (0.0, 0.5, 1.0, 2.0, 5.0, 15.0, 30.0)
 """Seconds before a runner is started again in a slot whose last ones died before they were ready."""
 
+HOPELESS = 5
+"""Failures in a row in each slot after which a drain does not wait for a runner to be ready: some 4 s."""
+
 READING_TIME = 0.005
 """Seconds of a turn of the loop that go to what runners print, at most; asks wait meanwhile."""
 
@@ -164,6 +167,11 @@ class Staff:
         slot.not_before = time.monotonic() + delay
         slot.note = note
         log.warning("runner %d %s; next try in %s", slot.number, note, in_words(delay))
+
+    def cannot_begin(self) -> bool:
+        """Tell whether in each slot the last runners have failed before they were ready, again and again."""
+        slots = self._roster.slots
+        return bool(slots) and all(slot.failures >= HOPELESS for slot in slots)
 
     def joined(self, runner: Runner) -> None:
         """Let a runner that has said hello on both channels take work."""

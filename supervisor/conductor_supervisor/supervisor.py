@@ -90,13 +90,15 @@ def run(
 ) -> int:
     """Run until told to stop, or with ``drain`` until nothing is due; return the exit status.
 
+    With ``drain`` it gives up when no runner was ever ready and each has failed several times in a row.
+
     :param manifest: what the app declares.
     :param paths: folders that runners put before the import path.
     :param read_settings: reads the settings anew when the code is reloaded: what they say of tasks counts.
     :param loop_begins: called once signals are heeded by the loop.
     :param manager: hears how we are.
     :raises UsageError: if the settings or the database's name cannot be meant.
-    :raises SupervisorError: if the database cannot be used, or another supervisor runs.
+    :raises SupervisorError: if the database cannot be used, another supervisor runs, or it has given up.
     """
     clock = clock_from_environment()
     specs = effective(manifest, settings)
@@ -211,6 +213,8 @@ class Supervisor:
         self._signals_heeded = 0
         self._ready = False
         """A runner has said hello."""
+        self._given_up = False
+        """No runner could become ready, and we were to drain."""
         self._child_died = True
         self._kill_at = float("inf")
         self._killed = False
@@ -254,6 +258,10 @@ class Supervisor:
             "stopped: %s",
             ", ".join(f"{n} {what}" for what, n in self._work.outcomes.items()) or "nothing ran",
         )
+        if self._given_up:
+            raise SupervisorError(
+                f"no runner could become ready, so nothing was run: {self._roster.slots[0].note}"
+            )
         return 0
 
     def _close_journal(self) -> None:
@@ -297,6 +305,9 @@ class Supervisor:
                 self._go_on_shutting_down()
             elif self._drain and self._intake.exhausted() and self._journal.idle():
                 log.info("nothing is due any more")
+                self._begin_shutdown(self._settings.shutdown_grace)
+            elif self._drain and not self._ready and self._staff.cannot_begin():
+                self._given_up = True
                 self._begin_shutdown(self._settings.shutdown_grace)
             self._transcripts.keep()
             for journal in self._journals:

@@ -367,3 +367,24 @@ def test_runners_that_die_before_they_are_ready_are_started_again_later_and_late
     (project.folder / "broken").unlink()
     assert project.until_state(execution, "completed").attempt == 0
     assert supervisor.stop() == 0
+
+
+def test_a_drain_gives_up_when_no_runner_can_become_ready(project: Project) -> None:
+    """With status 1 and the reason; what is due stays so."""
+    project.tasks("""
+        @app.lifespan
+        def pool():
+            raise RuntimeError("no pool")
+            yield
+
+        @app.task
+        def job(event, ctx):
+            return "done"
+    """)
+    execution = project.invoke("job")
+    supervisor = project.start("--drain", runners=2)
+    assert supervisor.wait() == 1
+    last = supervisor.output().splitlines()[-1]
+    assert "no runner could become ready, so nothing was run: exited with status 1" in last
+    assert f"RuntimeError: no pool ({project.folder / 'tasks.py'}:" in last
+    assert project.view(execution).state == "ready"
