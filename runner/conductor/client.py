@@ -429,7 +429,7 @@ class Client:
                 f"task {task} is not invocable, because it has another trigger; to allow both, declare it "
                 "with invocable=True"
             )
-        if isinstance(payloads, (str, bytes, Mapping)):
+        if isinstance(payloads, (str, bytes, Mapping)) or not isinstance(payloads, Iterable):
             raise UsageError(f"invoke_many: expected a list of payloads, got {payloads!r}")
         encode = functools.partial(_encode_payload, task) if declared is None else declared.payload_to_json
         invocations = (one if isinstance(one, Invocation) else Invocation(one) for one in payloads)

@@ -19,7 +19,7 @@ from typing import Any, NoReturn, ParamSpec, Protocol, SupportsIndex, TypeVar, o
 import msgspec
 
 from conductor import values
-from conductor.declarations import Retry
+from conductor.declarations import Retry, step_retry
 from conductor.errors import ResultMismatch
 from conductor.replay import Replay, Tries
 from conductor_protocol.errors import UsageError
@@ -220,14 +220,16 @@ class Context(_Common):
         :raises NotStorable: if the result has no form in JSON, or is too large; it is not recorded then.
         :raises ResultMismatch: if the result does not fit the return annotation of ``fn``; only one that fits
             is recorded, but the annotation may have changed since.
+        :raises UsageError: if ``fn`` is no function, or an option cannot be meant.
         :raises Released: if the handler is to stop here.
         """
         self._replay.begin_step(name)
         kind = ResultKind(name, fn)
+        tries = Tries(step_retry(name, retry))
         recorded = self._find(name)
         if recorded is not None:
             return kind.recorded(recorded)
-        return self._run(kind, partial(fn, *args, **kwargs), Tries(retry), _limit(timeout))
+        return self._run(kind, partial(fn, *args, **kwargs), tries, _limit(timeout))
 
     def checkpoint(self) -> Any:  # None; an async handler awaits it, and both annotate Context
         """Ask whether to go on.
@@ -362,10 +364,11 @@ class AsyncContext(Context):
         """See :meth:`Context.step`. ``fn`` may be sync or async. Safe inside ``asyncio.gather``."""
         self._replay.begin_step(name)
         kind = ResultKind(name, fn)
+        tries = Tries(step_retry(name, retry))
         recorded = await self._find_async(name)
         if recorded is not None:
             return kind.recorded(recorded)
-        return await self._run_async(kind, partial(fn, *args, **kwargs), Tries(retry), _limit(timeout))
+        return await self._run_async(kind, partial(fn, *args, **kwargs), tries, _limit(timeout))
 
     async def checkpoint(self) -> None:
         """See :meth:`Context.checkpoint`."""
@@ -425,8 +428,14 @@ class ResultKind:
 
     __slots__ = ("_annotation", "_fn", "step")
 
-    def __init__(self, step: str, fn: Callable[..., object]) -> None:
-        """:raises UsageError: if nothing of that kind can be read back from JSON."""
+    def __init__(self, step: str, fn: object) -> None:
+        """:raises UsageError: if this is no function, or nothing of its kind can be read back from JSON."""
+        if not callable(fn):
+            _close(fn)
+            raise UsageError(
+                f'step "{step}": expected a function, got {fn!r}; write the function and then its arguments, '
+                f'such as ctx.step("{step}", fetch, url)'
+            )
         self.step = step
         self._fn = fn
         self._annotation = values.result_annotation(fn)

@@ -434,6 +434,19 @@ def _exception_types(
     return listed
 
 
+def step_retry(step: str, option: object) -> Retry | None:
+    """Return what ``retry=`` of a step means; None: it is tried once.
+
+    :raises UsageError: as :func:`retry_option`.
+    """
+    if option is None:
+        return None
+    try:
+        return retry_option(option)
+    except UsageError as error:
+        raise UsageError(f'step "{step}": {error}') from None
+
+
 def retry_option(option: object) -> Retry:
     """Return what ``retry=`` means; None is the default backoff.
 

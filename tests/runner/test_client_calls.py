@@ -154,6 +154,8 @@ def test_a_wrong_invocation_says_what_to_write(
 
 def test_one_payload_in_place_of_a_list_is_refused(app: Conductor) -> None:
     """A dict's keys would otherwise become payloads."""
+    with pytest.raises(UsageError, match="expected a list of payloads, got 5"):
+        app.invoke_many("move", 5)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="expected a list of payloads"):
         app.invoke_many("move", {"x": 1})
 

@@ -334,3 +334,50 @@ def test_an_argument_that_cannot_be_meant_is_refused(given: dict[str, Any], mess
 
     with pytest.raises(UsageError, match=message):
         run_task(job, **given)
+
+
+@pytest.mark.parametrize("retry", [3, [1, 2]])
+def test_a_steps_retry_is_refused_as_that_of_a_task_is(retry: Any) -> None:
+    """With the step's name, before its function is called."""
+    app = Conductor()
+
+    @app.task
+    def job(event, ctx):  # type: ignore[no-untyped-def]
+        ctx.step("r", note, "r", retry=retry)
+
+    @app.task
+    async def job_async(event, ctx):  # type: ignore[no-untyped-def]
+        await ctx.step("r", note, "r", retry=retry)
+
+    for task in (job, job_async):
+        with pytest.raises(UsageError) as caught:
+            run_task(task)
+        assert str(caught.value).startswith('step "r": retry: expected Retry(delays=[15, 30, 60]) or ')
+        assert str(caught.value).endswith(f"got {retry}")
+    assert called == []
+
+
+def test_a_step_without_a_function_is_refused_by_its_name() -> None:
+    """What is passed most often in its place is what the function returned."""
+    app = Conductor()
+
+    @app.task
+    def job(event, ctx):  # type: ignore[no-untyped-def]
+        ctx.step("hi", 5)
+
+    @app.task
+    async def job_async(event, ctx):  # type: ignore[no-untyped-def]
+        await ctx.step("hi", asyncio.sleep(0))
+
+    with pytest.raises(UsageError, match='step "hi": expected a function, got 5; write the function'):
+        run_task(job)
+    with pytest.raises(UsageError, match='step "hi": expected a function, got <coroutine'):
+        run_task(job_async)
+
+
+def test_steps_that_are_no_mapping_are_refused() -> None:
+    """An empty list as well."""
+    steps: Any
+    for steps in (["weigh"], []):
+        with pytest.raises(UsageError, match="run_task: steps: expected results by step name"):
+            run_task(ship, ORDER, steps=steps)

@@ -72,7 +72,9 @@ def run_task(
     :raises UsageError: if the handler ended without asking for a step of ``steps``, or an argument cannot be
         meant; also inside a running event loop: ``await`` :func:`run_task_async` there.
     """
-    run = _Run(task, payload, steps or {}, attempt, stop_after, word, state, event, scheduled_for)
+    run = _Run(
+        task, payload, {} if steps is None else steps, attempt, stop_after, word, state, event, scheduled_for
+    )
     if not task.is_async:
         return run.sync()
     _check_no_loop_runs()
@@ -92,7 +94,9 @@ async def run_task_async(
     scheduled_for: datetime | None = None,
 ) -> R:
     """Run an async handler in the running event loop; otherwise as :func:`run_task`."""
-    run = _Run(task, payload, steps or {}, attempt, stop_after, word, state, event, scheduled_for)
+    run = _Run(
+        task, payload, {} if steps is None else steps, attempt, stop_after, word, state, event, scheduled_for
+    )
     return await run.awaited() if task.is_async else run.sync()
 
 
@@ -117,6 +121,10 @@ class _Run(Generic[R]):
             raise UsageError(f"run_task: word: expected one of {', '.join(get_args(StopWord))}, got {word!r}")
         if not isinstance(attempt, int) or attempt < 1:
             raise UsageError(f"run_task: attempt: expected a whole number of 1 or more, got {attempt!r}")
+        if not isinstance(steps, Mapping):
+            raise UsageError(
+                f'run_task: steps: expected results by step name, such as {{"fetch": [1, 2]}}, got {steps!r}'
+            )
         if stop_after in steps:
             raise UsageError(
                 f'run_task: the step "{stop_after}" is given, so the handler cannot be stopped after it; '
