@@ -381,3 +381,20 @@ def test_steps_that_are_no_mapping_are_refused() -> None:
     for steps in (["weigh"], []):
         with pytest.raises(UsageError, match="run_task: steps: expected results by step name"):
             run_task(ship, ORDER, steps=steps)
+
+
+def test_a_step_to_stop_after_that_never_ran_is_told() -> None:
+    """The test would otherwise believe that the handler had been stopped there."""
+    with pytest.raises(UsageError) as caught:
+        run_task(ship, ORDER, stop_after="wiegh")
+    assert str(caught.value) == (
+        'run_task: stop_after: task ship did not ask for "wiegh" in this run; '
+        'steps that ran: "weigh", "pack", "send". Is a name misspelt?'
+    )
+
+
+@pytest.mark.parametrize("stop_after", [-1, 1.5, True])
+def test_what_is_no_count_of_asks_is_refused(stop_after: Any) -> None:
+    """It would never be reached."""
+    with pytest.raises(UsageError, match="run_task: stop_after: expected a step's name or how often"):
+        run_task(ship, ORDER, stop_after=stop_after)

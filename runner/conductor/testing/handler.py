@@ -69,8 +69,9 @@ def run_task(
     :raises PayloadMismatch: if the payload does not fit the task.
     :raises NotStorable: if the result has no form in JSON, or is larger than allowed by default.
     :raises ResultMismatch: if the result does not fit the return annotation.
-    :raises UsageError: if the handler ended without asking for a step of ``steps``, or an argument cannot be
-        meant; also inside a running event loop: ``await`` :func:`run_task_async` there.
+    :raises UsageError: if the handler ended without asking for a step of ``steps`` or for that of
+        ``stop_after``, or an argument cannot be meant; also inside a running event loop: ``await``
+        :func:`run_task_async` there.
     """
     run = _Run(
         task, payload, {} if steps is None else steps, attempt, stop_after, word, state, event, scheduled_for
@@ -125,6 +126,11 @@ class _Run(Generic[R]):
             raise UsageError(
                 f'run_task: steps: expected results by step name, such as {{"fetch": [1, 2]}}, got {steps!r}'
             )
+        if not (stop_after is None or isinstance(stop_after, str)) and not _is_count(stop_after):
+            raise UsageError(
+                "run_task: stop_after: expected a step's name or how often the handler asks before it is "
+                f"stopped, got {stop_after!r}"
+            )
         if stop_after in steps:
             raise UsageError(
                 f'run_task: the step "{stop_after}" is given, so the handler cannot be stopped after it; '
@@ -135,6 +141,7 @@ class _Run(Generic[R]):
             name: values.encode(result, f'the result of step "{name}"') for name, result in steps.items()
         }
         self._given = frozenset(steps)
+        self._stop_after = stop_after
         self._assignment = Assignment(
             execution=EXECUTION,
             claim=attempt,
@@ -169,14 +176,19 @@ class _Run(Generic[R]):
 
     def _as_a_client_gets_it(self, result: object, unasked: list[str]) -> R:
         if unasked:
-            raise UsageError(
-                f"run_task: steps: task {self._task.name} did not ask for {_quoted(unasked)} in this run; "
-                f"steps that ran: {_quoted([n for n in self._steps if n not in self._given]) or 'none'}. "
-                "Is a name misspelt?"
-            )
+            raise self._misspelt("steps", unasked)
+        if isinstance(self._stop_after, str) and self._stop_after not in self._steps:
+            raise self._misspelt("stop_after", [self._stop_after])
         result_as_stored = self._task.result_to_json(result, MAX_RESULT)
         decoded: R = self._task.result_from_json(result_as_stored)
         return decoded
+
+    def _misspelt(self, argument: str, names: list[str]) -> UsageError:
+        return UsageError(
+            f"run_task: {argument}: task {self._task.name} did not ask for {_quoted(names)} in this run; "
+            f"steps that ran: {_quoted([n for n in self._steps if n not in self._given]) or 'none'}. "
+            "Is a name misspelt?"
+        )
 
     def _stopped(self, released: Released) -> Stopped:
         return Stopped(released.word, {name: values.decode(result) for name, result in self._steps.items()})
@@ -246,6 +258,10 @@ class _AsyncContext(_Observed, AsyncContext):
 
 def _quoted(names: list[str]) -> str:
     return ", ".join(f'"{name}"' for name in names)
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
 def _check_no_loop_runs() -> None:
