@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypedDict, TypeVar, U
 import msgspec
 
 from conductor import values
+from conductor.context import Context
 from conductor.declarations import (
     ConcurrencyOption,
     CronOption,
@@ -24,6 +25,7 @@ from conductor.declarations import (
     window_specs,
 )
 from conductor.errors import PayloadMismatch, ResultMismatch
+from conductor.parameters import mixed_up
 from conductor_protocol.errors import UsageError
 from conductor_protocol.limits import rate_spec
 from conductor_protocol.manifest import INVOKE_EVENT, TASK_NAME, Isolation, TaskSpec
@@ -149,12 +151,14 @@ class Task(Generic[P, Called, Result]):
     def check_annotations(self) -> None:
         """Refuse annotations that would silently turn checks off. Asked once the module is imported.
 
-        :raises UsageError: if the handler's annotations cannot be resolved, or payloads not be made by them.
+        :raises UsageError: if the handler's annotations cannot be resolved or mix up its parameters, or if
+            payloads cannot be made by them.
         """
         if self._annotations_are_checked:
             return
         from conductor.annotations import undecodable, unresolvable
 
+        _check_parameters(self.function)  # again, for names that the module defines below the function
         why = unresolvable(self.function)
         if why is not None:
             raise UsageError(
@@ -313,6 +317,13 @@ def _check_handler(function: Callable[..., object]) -> None:
         inspect.signature(function).bind(None, None)
     except TypeError as error:
         raise UsageError(f"@app.task: {where} must accept (event, ctx): {error}") from error
+    _check_parameters(function)
+
+
+def _check_parameters(function: Callable[..., object]) -> None:
+    why = mixed_up(function, Event, Context)
+    if why is not None:
+        raise UsageError(f"@app.task: {describe_function(function)}: {why}")
 
 
 def _spec(function: Callable[..., object], options: TaskOptions) -> TaskSpec:

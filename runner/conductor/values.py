@@ -224,7 +224,7 @@ def result_annotation(function: Callee) -> object:
         function = function.func
     if isinstance(function, type):
         return function
-    found = _hint(function, "return")
+    found = hint(function, "return")
     if typing.get_origin(found) in (collections.abc.Coroutine, collections.abc.Awaitable):
         found = typing.get_args(found)[-1]
     return Any if found in (typing.NoReturn, typing.Never) else found
@@ -233,7 +233,7 @@ def result_annotation(function: Callee) -> object:
 def first_parameter_annotation(function: Callee) -> object:
     """Return how a function annotates its first parameter, or ``Any``."""
     name = first_parameter(function)
-    return Any if name is None else _hint(function, name)
+    return Any if name is None else hint(function, name)
 
 
 def first_parameter(function: Callee) -> str | None:
@@ -241,7 +241,8 @@ def first_parameter(function: Callee) -> str | None:
     return next(iter(inspect.signature(function).parameters), None)
 
 
-def _hint(function: Callee, name: str) -> Any:
+def hint(function: Callee, name: str) -> Any:
+    """Return one annotation of a function; ``Any`` if there is none, or it cannot be resolved."""
     try:
         return resolved(function, name)
     except Exception:  # noqa: BLE001  # evaluates the user's text: a name only type checkers see, a typo

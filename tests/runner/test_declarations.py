@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, get_args
+from typing import Annotated, Any, Protocol, get_args
 
 import msgspec
 import pytest
@@ -293,6 +293,62 @@ def test_a_function_must_accept_event_and_context() -> None:
     with pytest.raises(UsageError, match=r"must accept \(event, ctx\)") as caught:
         Conductor().task(lambda event: None)
     assert "test_declarations.py:" in str(caught.value)
+
+
+def swapped(ctx: Context, event: Event) -> None: ...
+def payload_alone(event: dict[str, int], ctx: Context) -> None: ...
+def no_context(event: Event[int], ctx: dict[str, int]) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("handler", "got", "write"),
+    [
+        (swapped, "ctx: Context, event: Event", "event: Event, ctx: Context"),
+        (payload_alone, "event: dict[str, int], ctx: Context", "event: Event[dict[str, int]], ctx: Context"),
+        (no_context, "event: Event[int], ctx: dict[str, int]", "event: Event[int], ctx: Context"),
+    ],
+)
+def test_parameters_that_are_mixed_up_are_told_with_what_to_write(
+    handler: Callable[..., None], got: str, write: str
+) -> None:
+    """Else the handler would fail at its first execution, or see nothing of its payload's type."""
+    with pytest.raises(UsageError) as caught:
+        Conductor().task(handler)
+    assert f"{handler.__name__}, {__file__}:" in str(caught.value)
+    assert str(caught.value).endswith(
+        f": expected the event first and the context second, got ({got}); write ({write})"
+    )
+
+
+def test_a_class_defined_below_its_handler_is_no_event_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is seen once the module is imported."""
+
+    def handler(event: Later, ctx: Context) -> None: ...  # type: ignore[name-defined]  # noqa: F821
+
+    app = Conductor()
+    app.task(handler)
+    monkeypatch.setitem(globals(), "Later", type("Order", (), {}))
+    with pytest.raises(UsageError, match=r"write \(event: Event\[Order\], ctx: Context\)"):
+        app.manifest("app")
+
+
+def test_annotations_that_leave_the_parameters_open_are_fine() -> None:
+    """None, an object, a union, a protocol, a relative, a name for type checkers alone."""
+
+    class Stops(Protocol):
+        should_stop: bool
+
+    def bare(event, ctx): ...  # type: ignore[no-untyped-def]
+    def swapped_names(ctx, event): ...  # type: ignore[no-untyped-def]
+    def objects(event: object, ctx: Any) -> None: ...
+    def union(event: Event[int] | None, ctx: Context | Stops) -> None: ...
+    def protocol(event: Event, ctx: Stops) -> None: ...
+    def annotated(event: Annotated[Event, "it"], ctx: conductor.AsyncContext) -> None: ...
+    def unknown(event: Nowhere, ctx: Nowhere) -> None: ...  # type: ignore[name-defined]  # noqa: F821
+    def rest(*both: int) -> None: ...
+
+    for handler in (bare, swapped_names, objects, union, protocol, annotated, unknown, rest):
+        Conductor().task(handler)
 
 
 def test_a_generator_is_no_task() -> None:
