@@ -159,13 +159,17 @@ class Cron:
         payload: object = None,
         catch_up: CatchUp = "latest",
     ) -> None:
-        from croniter import croniter
+        from croniter import CroniterBadDateError, croniter
 
         if not isinstance(expression, str) or not croniter.is_valid(expression):
             raise UsageError(
                 'cron: expected five fields "minute hour day month weekday", or six with seconds, such as '
                 f'"0 2 * * *" for every day at two, got {expression!r}'
             )
+        try:
+            croniter(expression, 0).get_next(float)
+        except CroniterBadDateError:
+            raise UsageError(f'cron: "{expression}" never fires: no such date exists') from None
         if catch_up not in get_args(CatchUp):
             raise UsageError(f'cron catch_up: expected "latest", "all" or "skip", got {catch_up!r}')
         self.expression = expression

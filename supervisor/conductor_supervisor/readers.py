@@ -183,18 +183,25 @@ def unless_false(read: Reader) -> Reader:
 # Tables
 
 
-def table(value: object, what: str, keys: Mapping[str, Reader]) -> dict[str, object]:
-    """Read a table whose keys are all known."""
+def table(
+    value: object, what: str, keys: Mapping[str, Reader], declared: Iterable[str] = ()
+) -> dict[str, object]:
+    """Read a table whose keys are all known.
+
+    :param declared: what is set in the code alone.
+    """
     if not isinstance(value, dict):
         raise UsageError(f"{what}: expected a table, got {value!r}")
     for key in value:
+        if key in declared:
+            raise UsageError(f"{what}: {key} is set in the code alone: @app.task({key}=...)")
         if key not in keys:
             raise UsageError(f"{what}: there is no setting {key!r}{suggestion(key, keys)}")
     return {key: keys[key](entry, f"{what}: {key}") for key, entry in value.items()}
 
 
-def named_tables(keys: Mapping[str, Reader]) -> Reader:
-    """Return a reader of tables such as ``[tasks.NAME]``, each with the same keys."""
+def named_tables(keys: Mapping[str, Reader], declared: Iterable[str] = ()) -> Reader:
+    """Return a reader of tables such as ``[tasks.NAME]``, each with the same keys; see :func:`table`."""
 
     def read(value: object, what: str) -> dict[str, dict[str, object]]:
         if not isinstance(value, dict):
@@ -204,7 +211,7 @@ def named_tables(keys: Mapping[str, Reader]) -> Reader:
                 raise UsageError(
                     f"{what}: expected a name of letters, digits, -, _ and . (at most 200), got {name!r}"
                 )
-        return {name: table(entry, f"{what}.{name}", keys) for name, entry in value.items()}
+        return {name: table(entry, f"{what}.{name}", keys, declared) for name, entry in value.items()}
 
     return read
 

@@ -231,6 +231,9 @@ TASK: dict[str, Reader] = {
 }
 """The keys of ``[tasks.NAME]``."""
 
+DECLARED = ("name", "queue", "invocable", "cron", "on", "retry", "isolation")
+"""The other options of ``@app.task``: operators cannot set them."""
+
 SETTINGS: tuple[Setting, ...] = (
     Setting(
         name="app",
@@ -384,7 +387,7 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting(
         name="tasks",
-        read=readers.named_tables(TASK),
+        read=readers.named_tables(TASK, DECLARED),
         meaning="`[tasks.NAME]`: what operators set for a task; it wins over the code",
         keys=TASK,
     ),

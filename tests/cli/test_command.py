@@ -33,7 +33,8 @@ def test_the_version_is_that_of_the_package() -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["strat"], "No such command 'strat'"),
+        (["strat"], "No such command 'strat'; did you mean start"),
+        (["frobnicate"], "No such command 'frobnicate'; expected one of: cancel, "),
         (["list", "--nonsense"], "No such option"),
         (["start"], "no app is named"),
         (["list", "--config", "none.toml"], "none.toml: cannot be read: No such file"),

@@ -6,10 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from conductor.tasks import TaskOptions
 from conductor_protocol.errors import UsageError
 from conductor_protocol.manifest import KeyLimitSpec, Manifest, RateSpec, WindowSpec
 from conductor_supervisor.settings import (
+    DECLARED,
     SETTINGS,
+    TASK,
     ConcurrencySetting,
     QueueSettings,
     Settings,
@@ -209,6 +212,7 @@ def test_a_rate_is_written_as_in_the_code(tmp_path: Path, written: str, meant: R
             "[tasks.t]\nconcurency = 3",
             "conductor.toml: tasks.t: there is no setting 'concurency'; did you mean",
         ),
+        ("[tasks.t]\nretry = 3", "tasks.t: retry is set in the code alone: @app.task(retry=...)"),
         ("[tasks.t]\nconcurrency = 0", "tasks.t: concurrency: expected a whole number of 1 or more"),
         ("[tasks.t]\nconcurrency = []", "tasks.t: concurrency: expected at most one limit without a key"),
         ("[tasks.t]\nconcurrency = [1, 2]", "expected at most one limit without a key and one with a key"),
@@ -277,3 +281,8 @@ def test_operators_name_the_database_before_the_app_does() -> None:
     assert database_url(Settings(database="sqlite:///mine.db"), apps) == "sqlite:///mine.db"
     assert database_url(Settings(), apps) == "sqlite:///apps.db"
     assert database_url(Settings()) == "sqlite:///conductor.db"
+
+
+def test_each_option_of_a_task_is_set_in_the_code_alone_or_by_operators_too() -> None:
+    """So that a message can tell which."""
+    assert sorted(TaskOptions.__annotations__) == sorted([*TASK, *DECLARED])
