@@ -12,7 +12,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
 from functools import cached_property, partial
 from typing import Any, NoReturn, ParamSpec, Protocol, SupportsIndex, TypeVar, overload
 
@@ -274,7 +274,7 @@ class Context(_Common):
 
     def _record(self, kind: ResultKind, result: object, duration: float) -> Any:
         if inspect.isawaitable(result):
-            _close(result)
+            values.close_unawaited(result)
             raise TypeError(
                 f'step "{kind.step}" returned a coroutine, which a sync handler cannot await; '
                 "make the handler async def and write: await ctx.step(...)"
@@ -302,6 +302,8 @@ class AsyncContext(Context):
         _Common.__init__(self, assignment, link, state)
         self._async_link = link
         self._async_loading = asyncio.Lock()
+        self._not_begun: dict[object, tuple[str | None, Coroutine[Any, Any, Any]]] = {}
+        """Calls that nobody has begun to await, each with its step's name, None for a checkpoint."""
 
     @overload  # type: ignore[override]  # the same calls, awaited
     async def step(
@@ -351,17 +353,58 @@ class AsyncContext(Context):
     ) -> T: ...
     @overload
     async def step(self, name: str, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T: ...
-    async def step(
+    def step(
         self,
         name: str,
         fn: Callable[..., Any],
         /,
         *args: Any,
         retry: Any = None,
-        timeout: Any = None,  # noqa: ASYNC109  # enforced by the supervisor
+        timeout: Any = None,
         **kwargs: Any,
     ) -> Any:
         """See :meth:`Context.step`. ``fn`` may be sync or async. Safe inside ``asyncio.gather``."""
+        key = object()
+        call = self._step(key, name, fn, args, kwargs, retry, timeout)
+        self._not_begun[key] = (name, call)
+        return call
+
+    def checkpoint(self) -> Coroutine[Any, Any, None]:
+        """See :meth:`Context.checkpoint`."""
+        key = object()
+        call = self._checkpoint(key)
+        self._not_begun[key] = (None, call)
+        return call
+
+    def check_awaited(self) -> None:
+        """Refuse a handler that has returned and left calls which nobody has awaited: they did nothing.
+
+        Conductor itself asks this, when also the handler's tasks have ended.
+
+        :raises UsageError: if there is such a call; it says what to write.
+        """
+        left = [
+            (what, call)
+            for what, call in self._not_begun.values()
+            if inspect.getcoroutinestate(call) == inspect.CORO_CREATED
+        ]
+        self._not_begun.clear()
+        for _, call in left:
+            values.close_unawaited(call)
+        if left:
+            raise UsageError(_never_awaited([what for what, _ in left]))
+
+    async def _step(
+        self,
+        key: object,
+        name: str,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        retry: Any,
+        timeout: Any,  # noqa: ASYNC109  # enforced by the supervisor
+    ) -> Any:
+        self._not_begun.pop(key, None)
         self._replay.begin_step(name)
         kind = ResultKind(name, fn)
         tries = Tries(step_retry(name, retry))
@@ -370,8 +413,8 @@ class AsyncContext(Context):
             return kind.recorded(recorded)
         return await self._run_async(kind, partial(fn, *args, **kwargs), tries, _limit(timeout))
 
-    async def checkpoint(self) -> None:
-        """See :meth:`Context.checkpoint`."""
+    async def _checkpoint(self, key: object) -> None:
+        self._not_begun.pop(key, None)
         await self._ask_async(None, None)
 
     async def _find_async(self, name: str) -> bytes | None:
@@ -431,7 +474,7 @@ class ResultKind:
     def __init__(self, step: str, fn: object) -> None:
         """:raises UsageError: if this is no function, or nothing of its kind can be read back from JSON."""
         if not callable(fn):
-            _close(fn)
+            values.close_unawaited(fn)
             raise UsageError(
                 f'step "{step}": expected a function, got {fn!r}; write the function and then its arguments, '
                 f'such as ctx.step("{step}", fetch, url)'
@@ -489,10 +532,12 @@ def _limit(timeout: Duration | None) -> float | None:
     return limit
 
 
-def _close(awaitable: object) -> None:
-    """Keep Python from warning of a coroutine that nobody awaits: the error says it better."""
-    if inspect.iscoroutine(awaitable):
-        awaitable.close()
+def _never_awaited(calls: list[str | None]) -> str:
+    first, others = calls[0], len(calls) - 1
+    what = "ctx.checkpoint()" if first is None else f'step "{first}"'
+    write = "await ctx.checkpoint()" if first is None else "await ctx.step(...)"
+    more = "" if not others else f" (nor {'was' if others == 1 else 'were'} {others} more)"
+    return f"{what} was never awaited{more}; write: {write}"
 
 
 class _StampedLogger(logging.LoggerAdapter[logging.Logger]):

@@ -120,7 +120,16 @@ def _to_plain(value: object) -> object:
     model = _pydantic_model()
     if model is not None and isinstance(value, model):
         return msgspec.Raw(value.model_dump_json(by_alias=True).encode())
+    if inspect.isawaitable(value):
+        close_unawaited(value)
+        raise TypeError("nobody has awaited it; write await before the call that gave it")
     raise TypeError(f"{type(value).__module__}.{type(value).__qualname__} has no form in JSON")
+
+
+def close_unawaited(awaitable: object) -> None:
+    """Keep Python from warning of a coroutine that nobody awaits: an error says it better."""
+    if inspect.iscoroutine(awaitable):
+        awaitable.close()
 
 
 _encoder = msgspec.json.Encoder(enc_hook=_to_plain)

@@ -137,6 +137,11 @@ async def two_steps_async(event: Event, ctx: AsyncContext) -> list[int]:
 
 
 @app.task
+async def forgets_to_await(event: Event, ctx: AsyncContext) -> None:
+    ctx.step("charge the card", touch)  # type: ignore[unused-coroutine]  # the mistake itself
+
+
+@app.task
 def typed_steps(event: Event, ctx: Context) -> list[str]:
     return [
         repr(ctx.step("moment", now)),

@@ -54,6 +54,11 @@ async def echo(event: Event, ctx: AsyncContext) -> object:
 
 
 @app.task
+async def forgets_to_await(event: Event, ctx: AsyncContext) -> None:
+    ctx.step("charge the card", int)  # type: ignore[unused-coroutine]  # the mistake itself
+
+
+@app.task
 async def steps(event: Event[int], ctx: AsyncContext) -> int:
     for number in range(event.payload):
         await ctx.step(f"step-{number}", asyncio.sleep, 0, number)

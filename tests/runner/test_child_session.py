@@ -209,6 +209,14 @@ def test_a_second_step_of_one_name_is_an_error(supervisor: FakeSupervisor) -> No
     assert supervisor.hear(m.Failed).failure.type == "conductor.errors.DuplicateStep"
 
 
+def test_a_step_that_an_async_handler_never_awaits_fails_the_attempt(supervisor: FakeSupervisor) -> None:
+    """Nothing was done, so it has not finished."""
+    supervisor.assign("forgets-to-await")
+    failure = supervisor.hear(m.Failed).failure
+    assert failure.type == "conductor_protocol.errors.UsageError"
+    assert failure.message == 'step "charge the card" was never awaited; write: await ctx.step(...)'
+
+
 @pytest.mark.parametrize("name", ["s", "x" * 500, "名前 \U0001f600 'quoted'\n"])
 def test_a_step_name_may_be_any_text(supervisor: FakeSupervisor, name: str) -> None:
     """From 1 to 500 characters."""

@@ -71,6 +71,18 @@ def test_questions_of_several_are_answered_in_any_order(supervisor: FakeSupervis
     assert (released.execution, released.word) == (one.execution, "shutdown")
 
 
+def test_a_step_that_is_never_awaited_fails_the_attempt_of_its_handler_alone(
+    supervisor: FakeSupervisor,
+) -> None:
+    """Nothing was done, so it has not finished."""
+    other = supervisor.assign("waits")
+    supervisor.wait_for(lambda: begun(supervisor, other))
+    supervisor.assign("forgets-to-await")
+    failure = supervisor.hear(m.Failed).failure
+    assert failure.message == 'step "charge the card" was never awaited; write: await ctx.step(...)'
+    assert begun(supervisor, other)
+
+
 def test_the_recorder_tells_of_each_what_it_does(supervisor: FakeSupervisor) -> None:
     """One waits in a step, one between steps; one that has ended is not there any more."""
     between, inside = supervisor.assign("waits"), supervisor.assign("waits-in-a-step")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from typing import Any
@@ -255,6 +256,76 @@ def test_the_handler_learns_why_it_is_stopped(word: Any) -> None:
         run_task(stubborn, stop_after="one", word=word)
     assert stopped.value.word == word
     assert called == [word]
+
+
+def forgets_a_step(ctx: AsyncContext) -> object:
+    return ctx.step("charge", note, "charge") and None
+
+
+def forgets_a_checkpoint(ctx: AsyncContext) -> object:
+    return ctx.checkpoint() and None
+
+
+def forgets_two(ctx: AsyncContext) -> None:
+    forgets_a_step(ctx)
+    forgets_a_checkpoint(ctx)
+
+
+def returns_a_step(ctx: AsyncContext) -> object:
+    return ctx.step("charge", note, "charge")
+
+
+@pytest.mark.parametrize(
+    ("forgets", "message"),
+    [
+        (forgets_a_step, 'step "charge" was never awaited; write: await ctx.step(...)'),
+        (forgets_a_checkpoint, "ctx.checkpoint() was never awaited; write: await ctx.checkpoint()"),
+        (forgets_two, 'step "charge" was never awaited (nor was 1 more); write: await ctx.step(...)'),
+        (returns_a_step, 'step "charge" was never awaited; write: await ctx.step(...)'),
+    ],
+)
+def test_a_call_that_is_never_awaited_is_refused(
+    forgets: Callable[[AsyncContext], object], message: str
+) -> None:
+    """The handler returned as if all was done. Python's own warning does not come as well."""
+
+    @Conductor().task
+    async def handler(event: Event, ctx: AsyncContext) -> object:
+        return forgets(ctx)
+
+    with pytest.raises(UsageError) as caught:
+        run_task(handler)
+    assert str(caught.value) == message
+    assert called == []
+
+
+def test_calls_in_tasks_and_groups_and_behind_time_limits_count_as_awaited() -> None:
+    """Whether they end with the handler or not; one that is cancelled before it began has been seen to."""
+
+    @Conductor().task
+    async def handler(event: Event, ctx: AsyncContext) -> object:
+        made = asyncio.create_task(ctx.step("task", note, "task"))
+        async with asyncio.TaskGroup() as group:
+            group.create_task(ctx.step("group", note, "group"))
+        limited = await asyncio.wait_for(ctx.step("limited", note, "limited", 2), 10)
+        cancelled = asyncio.create_task(ctx.checkpoint())
+        cancelled.cancel()
+        asyncio.create_task(ctx.checkpoint())  # noqa: RUF006  # the loop's next turn is after the return
+        return [await made, limited]
+
+    assert run_task(handler) == [None, 2]
+    assert called == ["task", "group", "limited"]
+
+
+def test_a_result_that_is_a_coroutine_is_refused_with_a_word_on_await() -> None:
+    """Wherever in the result it is."""
+
+    @Conductor().task
+    async def handler(event: Event, ctx: AsyncContext) -> object:
+        return [asyncio.sleep(0)]
+
+    with pytest.raises(NotStorable, match="write await before the call that gave it"):
+        run_task(handler)
 
 
 def test_async_handlers_are_stopped_too() -> None:

@@ -153,7 +153,9 @@ class _Replaying:
         assignment = self._recording.assignment
         if task.is_async and loop is not None:
             context = _AsyncContext(assignment, answers, state)
-            return loop.run_alone(task.function(event, context))
+            result = loop.run_alone(task.function(event, context))
+            context.check_awaited()
+            return result
         result = task.function(event, _Context(assignment, answers, state))
         if inspect.iscoroutine(result):
             result.close()

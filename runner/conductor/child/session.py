@@ -104,7 +104,10 @@ class Session:
         state: object,
     ) -> object:
         if not isinstance(link, SyncLink):
-            return link.run(task.function(event, AsyncContext(assignment, link, state)))
+            awaiting = AsyncContext(assignment, link, state)
+            result = link.run(task.function(event, awaiting))
+            awaiting.check_awaited()
+            return result
         link.begin()
         result = task.function(event, Context(assignment, link, state))
         if inspect.iscoroutine(result):

@@ -105,11 +105,13 @@ class SharedSession:
             return called
         task, event = called
         link = self._loop.link(assignment, self._data, record, self._intents)
-        call = _call(task, event, AsyncContext(assignment, link, state), link)
-        handler = await self._run(call, assignment, link)
+        context = AsyncContext(assignment, link, state)
+        handler = await self._run(_call(task, event, context, link), assignment, link)
         held = (assignment.execution, assignment.claim)
         try:
-            encoded = task.result_to_json(handler.result(), self._data.max_result)
+            result = handler.result()
+            context.check_awaited()
+            encoded = task.result_to_json(result, self._data.max_result)
         except BaseException as error:  # noqa: BLE001  # whatever leaves a handler ends its attempt, not the runner
             seconds = time.monotonic() - started
             if self._intents.interrupted(held):

@@ -70,7 +70,8 @@ def run_task(
     :raises NotStorable: if the result has no form in JSON, or is larger than allowed by default.
     :raises ResultMismatch: if the result does not fit the return annotation.
     :raises UsageError: if the handler ended without asking for a step of ``steps`` or for that of
-        ``stop_after``, or an argument cannot be meant; also inside a running event loop: ``await``
+        ``stop_after``, or without awaiting a call of ``ctx``, or an argument cannot be meant; also inside a
+        running event loop: ``await``
         :func:`run_task_async` there.
     """
     run = _Run(
@@ -170,6 +171,8 @@ class _Run(Generic[R]):
         context = _AsyncContext(self._assignment, AsyncLocalLink(self._answers), self._state)
         try:
             result = await self._task.function(self._task.event(self._assignment), context)
+            await asyncio.sleep(0)  # so that a call begins for which the handler has made a task
+            context.check_awaited()
             return self._as_a_client_gets_it(result, context.unasked_steps())
         except Released as released:
             raise self._stopped(released) from None
