@@ -278,6 +278,20 @@ def test_status_says_which_limits_are_used_up(workplace: Workplace) -> None:
     assert "1 of resize: at its rate of 1/minute" in shown
 
 
+def test_status_counts_for_a_limit_by_key_only_those_whose_key_is_at_it(workplace: Workplace) -> None:
+    """The others wait for a runner; a key that nobody waits for is not counted either."""
+    spec = TaskSpec("resize", concurrency_by_key=KeyLimitSpec(1, "tenant"))
+    workplace.declare(spec)
+    for key in ("full", "nobody-waits"):
+        workplace.insert("resize", concurrency_key=key)
+    with workplace.database.writing() as connection:
+        claiming.claim(connection, [Wanted("resize", 9, by_key=1)], 9, "one", NOON)
+    for key in ("full", "other", "third", None):
+        workplace.insert("resize", concurrency_key=key)
+    (waiting,) = workplace.json("status")["waiting"]
+    assert (waiting["executions"], waiting["reason"]) == (1, "1 key at the limit of 1 by tenant")
+
+
 def test_status_tells_when_a_window_opens(workplace: Workplace) -> None:
     """A task outside its window: it is noon."""
     workplace.declare(TaskSpec("night", windows=(WindowSpec("20:00", "06:00", tz="UTC"),)))

@@ -40,12 +40,12 @@ def test_the_reasons_of_a_task(
 
 
 def test_a_limit_by_key_and_a_rate_are_reasons_where_they_are_used_up() -> None:
-    """With the moment of the next start."""
+    """For as many as have such a key; with the moment of the next start."""
     spec = TaskSpec("t", concurrency_by_key=KeyLimitSpec(2, "tenant"), rate=RateSpec(100, 60.0))
     counts: dict[str, dict[State, int]] = {"t": {"ready": 3}}
     assert waiting([spec], counts, set(), NOON, {"t": Full()}) == []
-    assert waiting([spec], counts, set(), NOON, {"t": Full(1, NOON + SECOND)}) == [
-        Waiting("t", 3, "1 key at the limit of 2 by tenant"),
+    assert waiting([spec], counts, set(), NOON, {"t": Full(2, 1, NOON + SECOND)}) == [
+        Waiting("t", 2, "1 key at the limit of 2 by tenant"),
         Waiting("t", 3, "at its rate of 100/minute", moment(NOON + SECOND)),
     ]
 

@@ -209,7 +209,7 @@ def _full(connection: Connection, spec: TaskSpec, now: Instant) -> Full:
 
     by_key, rate = spec.concurrency_by_key, spec.rate
     return Full(
-        0 if by_key is None else keys.full(connection, spec.name, by_key.most),
+        *((0, 0) if by_key is None else keys.held_back(connection, spec.name, by_key.most)),
         None if rate is None else starts.full_until(connection, spec.name, rate, now),
     )
 

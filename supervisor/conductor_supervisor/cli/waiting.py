@@ -18,8 +18,10 @@ from conductor_supervisor.rules.windows import Windows
 class Full(NamedTuple):
     """What is used up of a task's limits by key and its rate."""
 
+    held_back: int = 0
+    """Executions whose key is at its limit."""
     keys: int = 0
-    """Keys that are at their limit."""
+    """How many different keys these have."""
     until: Instant | None = None
     """When its rate allows another start at the earliest; None: now."""
 
@@ -82,8 +84,8 @@ def _why(
         yield Waiting(task, held_back, f"queue {spec.queue} is paused")
     if spec.concurrency is not None and counts.get("running", 0) >= spec.concurrency:
         yield Waiting(task, held_back, f"at its limit of {spec.concurrency}")
-    if spec.concurrency_by_key is not None and full.keys:
+    if spec.concurrency_by_key is not None and full.held_back:
         limit = limits_in_words(None, spec.concurrency_by_key)
-        yield Waiting(task, held_back, f"{counted(full.keys, 'key')} at the limit of {limit}")
+        yield Waiting(task, full.held_back, f"{counted(full.keys, 'key')} at the limit of {limit}")
     if spec.rate is not None and full.until is not None:
         yield Waiting(task, held_back, f"at its rate of {rate_in_words(spec.rate)}", moment(full.until))

@@ -16,7 +16,7 @@ from sqlalchemy import Connection, Select, bindparam, func, not_, or_, select, t
 
 from conductor_protocol.limits import NO_KEY
 from conductor_supervisor.store.dialect import AnyRow, as_list, one_of, sql
-from conductor_supervisor.store.queue import IN_ORDER, READY_OF_TASK, SUSPICION, place, still
+from conductor_supervisor.store.queue import IN_ORDER, READY_OF_TASK, SUSPICION, is_ready, place, still
 from conductor_supervisor.store.schema import executions
 
 LOOKED_AT = 1000
@@ -53,9 +53,15 @@ def any_has_room(connection: Connection, task: str, limit: int, suspects: bool |
     return bool(_Look(connection, task, limit, suspects, _running(connection, task)).first(1))
 
 
-def full(connection: Connection, task: str, limit: int) -> int:
-    """Return how many keys are at the limit."""
-    return sum(number >= limit for number in _running(connection, task).values())
+def held_back(connection: Connection, task: str, limit: int) -> tuple[int, int]:
+    """Return how many ready executions have a key that is at the limit, and how many such keys there are."""
+    values = {"task": task, "full": as_list(_full(_running(connection, task), limit))}
+    waiting, keys = connection.execute(_HELD_BACK, values).one()
+    return waiting, keys
+
+
+def _full(running: Counter[str], limit: int) -> list[str]:
+    return [key for key, number in running.items() if number >= limit]
 
 
 def _running(connection: Connection, task: str) -> Counter[str]:
@@ -101,7 +107,7 @@ class _Look:
 
     def front(self) -> Sequence[AnyRow]:
         """Return what has room among the first of the queue."""
-        full = as_list([key for key, number in self.running.items() if number >= self.limit])
+        full = as_list(_full(self.running, self.limit))
         values = {"task": self.task, "full": full, "looked_at": LOOKED_AT}
         return self.connection.execute(_FRONT[self.suspects], values).all()
 
@@ -156,6 +162,12 @@ _RUNNING = (
     select(_key, func.count())
     .where(text("state = 'running'"), executions.c.task == bindparam("task"), _key != NO_KEY)
     .group_by(_key)
+)
+_HELD_BACK = select(func.count(), func.count(_key.distinct())).where(
+    is_ready,
+    executions.c.task == bindparam("task"),
+    text("concurrency_key IS NOT NULL"),
+    one_of(_key, "full"),
 )
 _KEYED = READY_OF_TASK.add_columns(_key)
 _ROWS = select(executions.c.id, executions.c.priority, executions.c.due_at, _key).where(
