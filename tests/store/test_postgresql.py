@@ -17,10 +17,10 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 from store_moves import NOW, invoke, migrate
 
-from conductor_protocol.errors import UsageError
-from conductor_protocol.operations import InvokeMany, NewExecution
+from conductor_protocol.errors import DatabaseAway, UsageError
+from conductor_protocol.operations import InvokeMany, ListExecutions, NewExecution
 from conductor_supervisor.door import Door
-from conductor_supervisor.errors import NoDatabase, StoreError
+from conductor_supervisor.errors import NoDatabase, StoreAway, StoreError
 from conductor_supervisor.store import executions, migrations, schema
 from conductor_supervisor.store.database import (
     Database,
@@ -31,6 +31,7 @@ from conductor_supervisor.store.database import (
 )
 from conductor_supervisor.store.dialect import sql
 from conductor_supervisor.store.location import PostgresLocation, locate
+from conductor_supervisor.store.postgresql import is_turned_away
 from testbed.postgresql import PostgresServer
 
 
@@ -112,6 +113,34 @@ def test_a_server_that_is_not_there(postgres: PostgresServer) -> None:
     """The message says where it was looked for."""
     with pytest.raises(StoreError, match=r"postgresql://postgres@127.0.0.1:1/d cannot be used"):
         Database.open(postgres.url("d", port=1))
+
+
+def test_a_server_that_is_not_there_is_away_and_one_that_turns_us_away_is_not(
+    postgres: PostgresServer,
+) -> None:
+    """Later, the first may be there; the second will say the same."""
+    with closing(Door(postgres.url("d", port=1))) as door, pytest.raises(StoreAway):
+        door.perform(ListExecutions())
+    with closing(Door(postgres.url("nowhere"))) as door, pytest.raises(StoreError) as caught:
+        door.perform(ListExecutions())
+    assert not isinstance(caught.value, DatabaseAway)
+
+
+@pytest.mark.parametrize(
+    ("said", "turned_away"),
+    [
+        ("the database system is starting up", False),
+        ("the database system is not yet accepting connections", False),
+        ("sorry, too many clients already", False),
+        ("remaining connection slots are reserved for roles with the SUPERUSER attribute", False),
+        ('password authentication failed for user "me"', True),
+        ('role "me" does not exist', True),
+    ],
+)
+def test_a_server_that_lets_nobody_in_yet_turns_nobody_away(said: str, turned_away: bool) -> None:
+    """Known by its words: libpq gives nothing else of what ends a connection that has not begun."""
+    error = psycopg.OperationalError(f'connection failed: connection to server at "h" failed: FATAL:  {said}')
+    assert is_turned_away(error) is turned_away
 
 
 def test_whoever_only_looks_makes_nothing(postgres: PostgresServer) -> None:

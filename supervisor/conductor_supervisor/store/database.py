@@ -62,6 +62,7 @@ class Database(ABC):
         """Open a database; SQLite's is made where there is none.
 
         :raises UsageError: if the URL cannot be meant.
+        :raises StoreAway: if the database cannot be used just now.
         :raises StoreError: if the database cannot be used; the message says why and what to do.
         """
         location = locate(url)
@@ -307,13 +308,15 @@ def _refuse_newer(found: str, location: Location) -> None:
 def closed_if_unusable(database: Database) -> Iterator[None]:
     """Look whether a database that was just opened can be used, and close it if not.
 
+    :raises StoreAway: if it cannot just now: nobody is there, or the server lets nobody in yet.
     :raises StoreError: if it cannot; the message says why.
     """
     try:
         yield
     except SQLAlchemyError as error:
         database.close()
-        raise StoreError(database.unusable(error)) from error
+        kind = StoreAway if is_transient(error) and not _is_turned_away(error) else StoreError
+        raise kind(database.unusable(error)) from error
     except StoreError:
         database.close()
         raise
@@ -330,6 +333,16 @@ def is_transient(error: Exception) -> bool:
         from conductor_supervisor.store import postgresql
 
         return postgresql.is_transient(told)
+    return False
+
+
+def _is_turned_away(error: Exception) -> bool:
+    """Tell whether a server that is there does not let us in, and would not later."""
+    told = _told_by_driver(error)
+    if _is_of_psycopg(told):
+        from conductor_supervisor.store import postgresql
+
+        return postgresql.is_turned_away(told)
     return False
 
 

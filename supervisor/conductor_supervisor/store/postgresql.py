@@ -75,6 +75,16 @@ _TRANSIENT = frozenset(
         _LOCK_TIMEOUT,
     }
 )
+_FATAL = "FATAL:"
+"""How a server's last words begin. A connection that it does not let in ends with them, without SQLSTATE."""
+
+_NOT_YET = (
+    "the database system is",  # starting up, shutting down, in recovery mode, not yet accepting connections
+    "too many",  # clients already; connections for a role, or for a database
+    "remaining connection slots",
+)
+"""What is in the last words of a server that lets in others, or later ones."""
+
 _DAMAGED_CLASS = "XX"
 _CONFLICT_CLASS = "40"
 _NOT_ALLOWED = "42501"
@@ -490,6 +500,12 @@ def is_transient(error: BaseException) -> bool:
         # Without a word of the server's, it is the connection that failed, or there was none.
         return isinstance(error, psycopg.OperationalError | psycopg.InterfaceError)
     return state[:2] in _TRANSIENT_CLASSES or state in _TRANSIENT
+
+
+def is_turned_away(error: BaseException) -> bool:
+    """Tell whether the server does not let us in: a wrong password, for one, or no such database."""
+    said = str(error)
+    return _sqlstate(error) is None and _FATAL in said and not any(words in said for words in _NOT_YET)
 
 
 def is_conflict(error: BaseException) -> bool:
