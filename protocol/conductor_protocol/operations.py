@@ -69,12 +69,17 @@ class GetOutcome(Struct, frozen=True, tag=True):
     id: str
 
 
+LIST_AT_MOST = 1000
+"""Executions that one :class:`ListExecutions` may ask for."""
+
+
 class ListExecutions(Struct, frozen=True, tag=True):
     """Read executions, newest first. Answer: :class:`Listed`."""
 
     task: str | None = None
     state: State | None = None
     limit: int = 100
+    """From 1 to :data:`LIST_AT_MOST`."""
     before: str | None = None
     """Only executions created before this one: the last id of the page before."""
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, TypeAlias, get_args
 
 from conductor_protocol.errors import UsageError
 from conductor_protocol.limits import is_storable
-from conductor_protocol.operations import ExecutionView, State
+from conductor_protocol.operations import LIST_AT_MOST, ExecutionView, State
 
 if TYPE_CHECKING:
     from conductor.client import Handle
@@ -17,6 +18,8 @@ ExecutionName: TypeAlias = "str | Handle[Any] | ExecutionView"
 
 TaskName: TypeAlias = "str | Task[..., Any, Any]"
 """A task: its name, or the task itself."""
+
+_WHOLE_ID = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 def execution_id(given: object, what: str) -> str:
@@ -35,6 +38,20 @@ def execution_id(given: object, what: str) -> str:
         f"{what}: expected an execution's id as text, or its handle, got {given!r}; "
         "write handle.id, or str(...) for another kind of id"
     )
+
+
+def older_than(given: object) -> str:
+    """Return the id of the execution before which a page of a list is to begin; it need not exist any more.
+
+    :raises UsageError: if it is none.
+    """
+    execution = execution_id(given, "list(before)")
+    if not _WHOLE_ID.fullmatch(execution):
+        raise UsageError(
+            f"list(before): expected the whole id of an execution, got {execution!r}; "
+            "write the id of the last one of the page before"
+        )
+    return execution
 
 
 def task_name(given: object, what: str) -> str:
@@ -63,13 +80,15 @@ def state(given: object) -> State:
 
 
 def limit(given: object) -> int:
-    """Return how many executions are wanted; whoever lists them knows the most that it gives.
+    """Return how many executions are wanted.
 
-    :raises UsageError: if it is no whole number.
+    :raises UsageError: if it is no whole number, or nobody lists so many.
     """
-    if isinstance(given, int) and not isinstance(given, bool):
-        return given
-    raise UsageError(f"limit: expected a whole number, got {given!r}")
+    if not isinstance(given, int) or isinstance(given, bool):
+        raise UsageError(f"limit: expected a whole number, got {given!r}")
+    if not 1 <= given <= LIST_AT_MOST:
+        raise UsageError(f"limit: expected 1 to {LIST_AT_MOST}, got {given}")
+    return given
 
 
 def reason(given: object) -> str | None:

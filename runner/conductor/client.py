@@ -469,6 +469,7 @@ class Client:
     ) -> builtins.list[ExecutionView]:
         """Return executions, newest first, without their attempts and steps.
 
+        :param limit: from 1 to 1,000.
         :param before: only those created before this one: the last of the page before.
         """
         return self._perform(_list(task, state, limit, before), Listed).executions
@@ -529,7 +530,7 @@ def _list(
         task=None if task is None else arguments.task_name(task, "list(task)"),
         state=None if state is None else arguments.state(state),
         limit=arguments.limit(limit),
-        before=None if before is None else arguments.execution_id(before, "list(before)"),
+        before=None if before is None else arguments.older_than(before),
     )
 
 

@@ -384,6 +384,9 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("list", {"before": "\0"}, r"list\(before\): expected an execution's id as text, .*, got '.x00'"),
     ("get", {"execution": "\ud800"}, r"get\(execution\): expected an execution's id as text"),
     ("list", {"limit": "ten"}, "limit: expected a whole number, got 'ten'"),
+    ("list", {"limit": 0}, "limit: expected 1 to 1000, got 0"),
+    ("list", {"limit": 1001}, "limit: expected 1 to 1000, got 1001"),
+    ("list", {"before": "x"}, r"list\(before\): expected the whole id of an execution, got 'x'"),
     ("list", {"before": 7}, r"list\(before\): expected an execution's id"),
     ("invoke", {"task": 7}, r"invoke\(task\): expected a task or its name"),
 ]

@@ -15,6 +15,7 @@ from conductor_protocol.errors import UsageError
 from conductor_protocol.limits import is_storable
 from conductor_protocol.operations import (
     FINISHED,
+    LIST_AT_MOST,
     MAX_PAYLOAD,
     Answer,
     AttemptView,
@@ -47,9 +48,6 @@ from conductor_supervisor.store import output, tasks
 from conductor_supervisor.store.dialect import AnyRow, ByteLength, Executor
 from conductor_supervisor.store.executions import in_state, insert, owner_of_key
 from conductor_supervisor.store.schema import attempts, executions, steps
-
-LIST_AT_MOST = 1000
-"""Executions in one page of a list."""
 
 OUTPUT_PAGE = 512 * 1024
 """Bytes of output in one answer."""
