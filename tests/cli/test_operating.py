@@ -56,18 +56,25 @@ def test_retry_makes_failed_and_cancelled_ones_ready(workplace: Workplace) -> No
     assert "Missing argument" in workplace.error("retry", status=2)
 
 
-def test_programs_read_what_was_changed(workplace: Workplace) -> None:
-    """And what was not, with exit status 1."""
+def test_programs_read_the_state_after_the_change(workplace: Workplace) -> None:
+    """Or that which did not allow it, with exit status 1."""
     one, other = workplace.insert("resize", count=2)
-    assert workplace.json("cancel", one) == {"id": one, "state": "ready", "changed": True}
+    assert workplace.json("cancel", one) == {"id": one, "state": "cancelled", "changed": True}
     assert workplace.json("cancel", one, status=1) == {"id": one, "state": "cancelled", "changed": False}
     retried = [
-        {"id": one, "state": "cancelled", "changed": True},
+        {"id": one, "state": "ready", "changed": True},
         {"id": other, "state": "ready", "changed": False},
     ]
     assert workplace.json("retry", one, other, status=1) == retried
     workplace.run("cancel", one)
     assert workplace.json("retry", one) == retried[:1]
+
+
+def test_one_that_is_asked_to_stop_is_running_still(workplace: Workplace) -> None:
+    """It ends at its next step."""
+    (one,) = workplace.insert("resize")
+    workplace.claim("resize")
+    assert workplace.json("cancel", one) == {"id": one, "state": "running", "changed": True}
 
 
 def test_a_mistyped_id_among_others_changes_nothing(workplace: Workplace) -> None:

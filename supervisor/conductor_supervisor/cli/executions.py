@@ -260,7 +260,7 @@ class ChangedView(Struct, frozen=True, kw_only=True):
 
     id: str
     state: State
-    """What it was before."""
+    """What it is now; a running one that was asked to stop is still running."""
     changed: bool
     """False: its state did not allow that."""
 
@@ -310,7 +310,9 @@ def _cancel_one(site: Site, execution: str, reason: str | None, as_json: bool) -
     whole = site.find_id(execution)
     answer = site.perform(CancelExecution(whole, reason), Changed)
     if as_json:
-        render.show_json(ChangedView(id=whole, state=answer.state, changed=answer.changed))
+        is_cancelled = answer.changed and answer.state != "running"
+        now: State = "cancelled" if is_cancelled else answer.state
+        render.show_json(ChangedView(id=whole, state=now, changed=answer.changed))
         click.get_current_context().exit(0 if answer.changed else 1)
     if not answer.changed:
         raise SupervisorError(f"execution {whole} is {answer.state} already; there is nothing to cancel")
@@ -369,4 +371,5 @@ def _retry_these(site: Site, given: Sequence[str], as_json: bool) -> None:
 
 def _retried(site: Site, execution: str) -> ChangedView:
     answer = site.perform(RetryExecution(execution), Changed)
-    return ChangedView(id=execution, state=answer.state, changed=answer.changed)
+    now: State = "ready" if answer.changed else answer.state
+    return ChangedView(id=execution, state=now, changed=answer.changed)

@@ -142,7 +142,13 @@ JSON_OUTPUT: tuple[tuple[str, tuple[type[Struct], ...]], ...] = (
     ("`tasks --json` is an array", (TaskView, WindowSpec)),
     ("`schedules --json` is an array", (ScheduleView,)),
     ("`doctor --json` is an array", (Finding,)),
-    ("`cancel ID --json`; `retry ID... --json` is an array", (ChangedView,)),
+    (
+        (
+            "`cancel ID --json`; `retry ID... --json` is an array; `state` is the one after the change, "
+            "which is `running` still where a running one was asked to stop"
+        ),
+        (ChangedView,),
+    ),
     ("`cancel --task TASK --json`, `retry --task TASK --json`", (ManyView,)),
     ("`pause NAME --json`, `resume NAME --json`", (PauseView,)),
     ("`stop --json`", (StopView,)),
