@@ -20,6 +20,7 @@ from conductor_protocol.operations import (
     FINISHED,
     CancelExecution,
     Changed,
+    Failure,
     GetOutcome,
     Invoked,
     InvokeMany,
@@ -42,6 +43,24 @@ LONGEST_WAIT = 0.5
 """Seconds between looks at an execution that is waited for: few at first, then more."""
 
 # Invoking
+
+
+class InvokedView(Struct, frozen=True, kw_only=True):
+    """What ``invoke --json`` shows."""
+
+    id: str
+    created: bool
+    """False: an unfinished one with the dedupe key was there already."""
+
+
+class OutcomeView(Struct, frozen=True, kw_only=True):
+    """What ``invoke --wait --json`` shows."""
+
+    id: str
+    created: bool
+    state: State
+    result: object
+    error: Failure | None
 
 
 @click.command()
@@ -107,7 +126,7 @@ def invoke(
     if wait:
         _report_outcome(execution, created, _outcome(site, execution, limit), as_json)
     elif as_json:
-        render.show_json({"id": execution, "created": created})
+        render.show_json(InvokedView(id=execution, created=created))
     else:
         render.say(execution)
         if not created:
@@ -230,13 +249,13 @@ def _outcome(site: Site, execution: str, limit: float | None) -> Outcome:
 def _report_outcome(execution: str, created: bool, outcome: Outcome, as_json: bool) -> None:
     if as_json:
         render.show_json(
-            {
-                "id": execution,
-                "created": created,
-                "state": outcome.state,
-                "result": outcome.result,
-                "error": outcome.error,
-            }
+            OutcomeView(
+                id=execution,
+                created=created,
+                state=outcome.state,
+                result=outcome.result,
+                error=outcome.error,
+            )
         )
         if outcome.state != "completed":
             click.get_current_context().exit(1)

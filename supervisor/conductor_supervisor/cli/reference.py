@@ -23,7 +23,7 @@ from conductor_protocol.operations import (
 )
 from conductor_supervisor.cli.declared import ScheduleView, TaskView
 from conductor_supervisor.cli.doctor import Finding, Health
-from conductor_supervisor.cli.executions import ChangedView
+from conductor_supervisor.cli.executions import ChangedView, InvokedView, OutcomeView
 from conductor_supervisor.cli.health import HealthView
 from conductor_supervisor.cli.many import ManyView
 from conductor_supervisor.cli.moving import CopyView, TableCopy
@@ -133,6 +133,10 @@ JSON_OUTPUT: tuple[tuple[str, tuple[type[Struct], ...]], ...] = (
             "whole; `attempt` is how many attempts were charged"
         ),
         (ExecutionView, AttemptView, CrashReport, Failure, StepView, ProgressView),
+    ),
+    (
+        "`invoke TASK --json`, and `OutcomeView` with `--wait`; its `Failure` is that of `show`",
+        (InvokedView, OutcomeView),
     ),
     ("`status --json`", (StatusView, SupervisorView, Silent, Sharing, RunnerStatus, Beside, Paused, Waiting)),
     ("`health --json`", (HealthView,)),
