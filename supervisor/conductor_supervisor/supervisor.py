@@ -217,6 +217,7 @@ class Supervisor:
         """No runner could become ready, and we were to drain."""
         self._child_died = True
         self._kill_at = float("inf")
+        self._kill_cause = "the time to shut down was over"
         self._killed = False
         self._meter = Meter()
         self._next_tick = 0.0
@@ -463,7 +464,7 @@ class Supervisor:
         self._signals_heeded = self._signals
         if already:
             log.info("told again to stop: stopping at once")
-            self._kill_at = time.monotonic()
+            self._kill_now("the supervisor was told again to stop")
         else:
             self._begin_shutdown(self._settings.shutdown_grace)
 
@@ -485,7 +486,11 @@ class Supervisor:
         self._staff.dismiss_retiring()
         if time.monotonic() >= self._kill_at and not self._killed:
             self._killed = True
-            self._staff.kill_all("the time to shut down was over", "shutdown")
+            self._staff.kill_all(self._kill_cause, "shutdown")
+
+    def _kill_now(self, cause: str) -> None:
+        self._kill_at = time.monotonic()
+        self._kill_cause = cause
 
     # Commands
 
@@ -506,7 +511,7 @@ class Supervisor:
             if not self._work.draining:
                 self._begin_shutdown(self._settings.shutdown_grace)
             if request.now:
-                self._kill_at = time.monotonic()
+                self._kill_now("the supervisor was told to stop at once")
             return control.Accepted()
         used = self._meter.itself()
         return control.Status(

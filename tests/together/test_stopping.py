@@ -113,7 +113,7 @@ def test_what_does_not_ask_is_killed_after_the_grace_uncharged(project: Project)
 
 
 def test_a_second_signal_does_not_wait(project: Project) -> None:
-    """Nothing is lost either way."""
+    """Nothing is lost either way, and it is told why the attempt ended."""
     project.tasks("""
         @app.task
         def deaf(event, ctx):
@@ -129,6 +129,9 @@ def test_a_second_signal_does_not_wait(project: Project) -> None:
     assert supervisor.wait() == 0
     view = project.view(execution)
     assert (view.state, view.attempt) == ("ready", 0)
+    (attempt,) = view.attempts
+    assert attempt.crash is not None
+    assert "the supervisor was told again to stop" in attempt.crash.cause
 
 
 def test_work_pauses_when_its_window_closes_and_resumes_when_it_opens(project: Project) -> None:
