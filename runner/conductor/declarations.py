@@ -191,11 +191,13 @@ CronOption: TypeAlias = str | Cron | Mapping[str, str | Cron]
 def schedule_specs(option: CronOption | None) -> tuple[ScheduleSpec, ...]:
     """Return what ``cron=`` means.
 
-    :raises UsageError: if it is neither a schedule nor a mapping of names to schedules.
+    :raises UsageError: if it is neither a schedule nor a mapping of names to schedules, or an empty one.
     """
     if option is None:
         return ()
     named = option if isinstance(option, Mapping) else {SCHEDULE_NAME: option}
+    if not named:
+        raise UsageError('cron: expected one schedule at least, such as {"nightly": "0 2 * * *"}, got {}')
     for name in named:
         if not isinstance(name, str) or not 1 <= len(name) <= 200:
             raise UsageError(f"cron: expected schedule names of 1 to 200 characters, got {name!r}")

@@ -234,6 +234,7 @@ def test_whatever_accepts_event_and_context_may_be_a_task(function: Callable[...
         ({"cron": {"": "* * * * *"}}, "expected schedule names of 1 to 200 characters"),
         ({"cron": 5}, "cron: expected five fields"),
         ({"cron": "0 0 30 2 *"}, 'cron: "0 0 30 2 *" never fires: no such date exists'),
+        ({"cron": {}}, "cron: expected one schedule at least, such as"),
         ({"on": "user.created"}, 'on: expected DatabaseChange("public.contact", "insert")'),
         ({"on": []}, "on: expected DatabaseChange"),
         ({"on": [DatabaseChange("t", "insert"), "t"]}, "on: expected DatabaseChange"),
