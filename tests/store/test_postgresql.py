@@ -80,7 +80,7 @@ def test_a_password_is_shown_to_nobody() -> None:
         ("postgresql://h/d?schema=", "expected at most 50 small letters"),
         ("postgresql://h/d?schema=pg_jobs", "'pg_jobs' is one of PostgreSQL's own"),
         ("postgresql://h/d?schema=information_schema", "is one of PostgreSQL's own"),
-        ("postgresql+asyncpg://h/d", 'write "postgresql://" instead'),
+        ("postgresql+asyncpg://h/d", "does not know 'postgresql+asyncpg'; write \"postgresql://\" instead"),
         ("postgresql://me:secret@[::1/d", "this is no URL"),
         ("postgresql://h/d?client_encoding=latin1", "use UTF8 alone, got 'latin1'; leave it out"),
     ],

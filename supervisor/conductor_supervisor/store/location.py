@@ -50,6 +50,7 @@ _SHOWN = frozenset(
 )
 """Parameters that are known to be no secret: the others are shown to nobody."""
 
+_DRIVER = re.compile(r"postgresql\+\w+", re.ASCII)
 _PLAIN = re.compile(r"[a-z0-9+]+:|(sqlite:/*)?[\w./~ -]*")
 """What can be shown of something that is no URL: there is no place in it for a password."""
 
@@ -124,8 +125,9 @@ def locate(url: str) -> Location:
     if scheme in _POSTGRESQL:
         return _postgres(rest)
     if scheme.startswith("postgresql+"):
+        driver = repr(scheme) if _DRIVER.fullmatch(scheme) else _shown(scheme)
         raise UsageError(
-            f"database: Conductor speaks to PostgreSQL by psycopg 3, and does not know {_shown(scheme)}; "
+            f"database: Conductor speaks to PostgreSQL by psycopg 3, and does not know {driver}; "
             'write "postgresql://" instead'
         )
     if scheme not in _SQLITE:
