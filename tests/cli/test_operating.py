@@ -213,6 +213,8 @@ def test_a_name_that_is_both_must_be_told_apart(workplace: Workplace) -> None:
     """--task or --queue."""
     workplace.declare(TaskSpec("media", queue="media"))
     assert "write --task or --queue" in workplace.error("pause", "media", status=2)
+    assert "write one of them" in workplace.error("pause", "media", "--queue", "--task", status=2)
+    assert "write one of them" in workplace.error("resume", "media", "--task", "--queue", status=2)
     workplace.run("pause", "media", "--queue")
     assert paused(workplace) == {("queue", "media")}
     assert workplace.run("resume", "media").stdout == "queue media goes on\n"

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Literal, TypeVar, get_args
 
 import click
 from msgspec import Struct, structs
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from conductor_supervisor.store.tasks import Kind
+
+R = TypeVar("R")
 
 DEFAULT_QUEUE = "default"
 
@@ -374,8 +377,20 @@ def work_lines(view: StatusView) -> Iterator[str]:
 
 # pause and resume
 
-of_task = click.option("--task", "kind", flag_value="task", help="NAME is a task.")
-of_queue = click.option("--queue", "kind", flag_value="queue", help="NAME is a queue.")
+
+def of_kind(command: Callable[..., R]) -> Callable[..., R]:
+    """Give a command the options that say what NAME is, and their meaning as its parameter ``kind``."""
+
+    @click.option("--task", "is_task", is_flag=True, help="NAME is a task.")
+    @click.option("--queue", "is_queue", is_flag=True, help="NAME is a queue.")
+    @functools.wraps(command)
+    def with_kind(*, is_task: bool, is_queue: bool, **given: object) -> R:
+        if is_task and is_queue:
+            raise UsageError("--task and --queue both say what NAME is; write one of them")
+        kind: Kind | None = "task" if is_task else "queue" if is_queue else None
+        return command(kind=kind, **given)
+
+    return with_kind
 
 
 class PauseView(Struct, frozen=True, kw_only=True):
@@ -391,8 +406,7 @@ class PauseView(Struct, frozen=True, kw_only=True):
 
 @click.command()
 @click.argument("name")
-@of_task
-@of_queue
+@of_kind
 @json_option
 @located
 def pause(site: Site, name: str, kind: Kind | None, as_json: bool) -> None:
@@ -413,8 +427,7 @@ def pause(site: Site, name: str, kind: Kind | None, as_json: bool) -> None:
 
 @click.command()
 @click.argument("name")
-@of_task
-@of_queue
+@of_kind
 @json_option
 @located
 def resume(site: Site, name: str, kind: Kind | None, as_json: bool) -> None:
