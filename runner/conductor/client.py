@@ -59,7 +59,7 @@ from conductor_protocol.operations import (
     RetryExecution,
     State,
 )
-from conductor_protocol.units import Duration, instant, seconds
+from conductor_protocol.units import Duration, in_words, instant, seconds
 
 if TYPE_CHECKING:
     from conductor.tasks import Task
@@ -671,8 +671,9 @@ class _Sight:
 
     def not_ended(self, execution: str, timeout: Duration | None) -> str:
         """Say that the time is over, and what is known."""
+        limit = "any time" if timeout is None else in_words(seconds(timeout, "timeout"))
         if self._away is not None:
-            return f"execution {execution} was not seen to end within {timeout}: {self._away}"
+            return f"execution {execution} was not seen to end within {limit}: {self._away}"
         state = None if self.outcome is None else self.outcome.state
         goes_on = "it goes on" if state == "running" else "it has not started, or waits for its next attempt"
-        return f"execution {execution} is {state}, and has not ended within {timeout}; {goes_on}"
+        return f"execution {execution} is {state}, and has not ended within {limit}; {goes_on}"

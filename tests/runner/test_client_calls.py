@@ -282,8 +282,8 @@ def test_other_ends_have_errors_of_their_own(answer: Answer, error: type[Excepti
 @pytest.mark.parametrize(
     ("state", "message"),
     [
-        ("running", r"is running, and has not ended within 0\.01; it goes on"),
-        ("ready", r"is ready, and has not ended within 0\.01; it has not started, or waits for its next"),
+        ("running", r"is running, and has not ended within 10 ms; it goes on"),
+        ("ready", r"is ready, and has not ended within 10 ms; it has not started, or waits for its next"),
     ],
 )
 def test_waiting_ends_in_time(state: State, message: str) -> None:
@@ -295,7 +295,7 @@ def test_waiting_ends_in_time(state: State, message: str) -> None:
 def test_waiting_ends_in_time_in_an_event_loop_too(app: Conductor) -> None:
     """With the same message."""
     handle = app.invoke("move", Point(1))
-    with pytest.raises(TimeoutError, match="is ready, and has not ended within 10ms"):
+    with pytest.raises(TimeoutError, match="is ready, and has not ended within 10 ms"):
         asyncio.run(handle.result_async(timeout="10ms"))
 
 
