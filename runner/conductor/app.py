@@ -153,6 +153,10 @@ class Conductor(Client):
         """Return the database that clients use: the argument, else the environment's, else the default."""
         return self.database or os.environ.get(DATABASE_URL) or DEFAULT_DATABASE
 
+    def names_no_database(self) -> bool:
+        """Tell whether clients use the default, for neither the argument nor the environment names one."""
+        return not (self.database or os.environ.get(DATABASE_URL))
+
     def find_task(self, name: str) -> Task[..., Any, Any] | None:
         """Return the task of this name; None if the app declares none, for then it is a client of another's.
 

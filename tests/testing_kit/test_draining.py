@@ -193,3 +193,13 @@ def test_a_script_can_drain_its_own_app(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, script.name], cwd=tmp_path, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "script\n"), done.stderr
     assert (tmp_path / "own.db").exists()
+
+
+def test_it_warns_where_nobody_has_named_a_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test that forgets the fixture would run what is due in the database of the current folder."""
+    monkeypatch.delenv("CONDUCTOR_DATABASE_URL", raising=False)
+    monkeypatch.chdir(tmp_path)
+    with pytest.warns(UserWarning, match="ask for the fixture conductor_database") as warned:
+        assert drain(app).executions == []
+    assert warned[0].filename == __file__
+    app.close()

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+import warnings
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
@@ -85,6 +86,8 @@ def drain(
     Handlers run in child processes, as in production: what the test has patched in its own process is not
     patched there. With a clock that stands still, what is due later stays: move the clock and drain again.
 
+    Warns where nobody has named a database: then it is the one in the current folder, and that may be in use.
+
     :param app: a global variable of its module; its own database is used.
     :param clock: the time for this drain; None: that of the environment, as inside ``with clock:``.
     :param timeout: how long the drain may take, in real time.
@@ -98,11 +101,22 @@ def drain(
     if not isinstance(clock, FakeClock | None):
         raise UsageError(f"drain: clock: expected a FakeClock, got {clock!r}; write clock=FakeClock(...)")
     name = importable_name(app)
+    _warn_of_default_database(app)
     before = {view.id: view for view in _all(app)}
     with tempfile.TemporaryDirectory(prefix="conductor-drain-", dir=_short_folder()) as folder:
         log = _run_supervisor(app, name, clock, seconds(timeout, "timeout"), runners, config, Path(folder))
     touched = [view.id for view in _all(app) if _was_run_or_ended(before.get(view.id), view)]
     return Report(list(_details(app, reversed(touched))), log)
+
+
+def _warn_of_default_database(app: Conductor) -> None:
+    if app.names_no_database():
+        warnings.warn(
+            f"drain runs what is due in {app.database_url()} of the folder {Path.cwd()}, for nobody named "
+            "a database; in a pytest test ask for the fixture conductor_database, elsewhere set "
+            "CONDUCTOR_DATABASE_URL",
+            stacklevel=3,
+        )
 
 
 # Where the app is
