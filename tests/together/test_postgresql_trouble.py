@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
@@ -268,19 +269,22 @@ def test_a_disk_that_is_full_is_waited_for(project: Project, server: PostgresSer
     """The server's; and work goes on by itself when there is room again."""
     project.use_database(small_disk)
     supervisor, ids = at_work(project, executions=4, steps=300)
-    fill_disk(server)
-    project.until(lambda: lines_about_it(supervisor), "it is noticed")
-    assert "No space left" in lines_about_it(supervisor)[0]
-    server.execute("DROP TABLE filler", "small")
+    with full_disk(server):
+        project.until(lambda: lines_about_it(supervisor), "it is noticed")
+        assert "No space left" in lines_about_it(supervisor)[0]
     check_nothing_lost_nothing_twice(project, ids, steps=300)
     assert len(lines_about_it(supervisor)) % 2 == 0
     assert supervisor.stop() == 0
 
 
-def fill_disk(server: PostgresServer) -> None:
-    """Fill the small disk to its last page."""
-    server.execute("CREATE TABLE filler (block text)", "small")
-    for length in (30_000, 3_000, 30):
-        noise = f"SELECT string_agg(md5(random()::text), '') FROM generate_series(1, {length})"
-        with pytest.raises(psycopg.errors.DiskFull):
-            server.execute(f"DO $$BEGIN LOOP INSERT INTO filler {noise}; COMMIT; END LOOP; END$$", "small")
+@contextmanager
+def full_disk(server: PostgresServer) -> Iterator[None]:
+    """Fill the small disk to its last page: by one connection, for no other can begin when it is full."""
+    with psycopg.connect(server.url("small"), autocommit=True) as filler:
+        filler.execute("CREATE TABLE filler (block text)")
+        for length in (30_000, 3_000, 30):
+            noise = f"SELECT string_agg(md5(random()::text), '') FROM generate_series(1, {length})"
+            with pytest.raises(psycopg.errors.DiskFull):
+                filler.execute(f"DO $$BEGIN LOOP INSERT INTO filler {noise}; COMMIT; END LOOP; END$$")
+        yield
+        filler.execute("DROP TABLE filler")
