@@ -42,7 +42,7 @@ RESTART_DELAYS = (0.0, 0.5, 1.0, 2.0, 5.0, 15.0, 30.0)
 """Seconds before a runner is started again in a slot whose last ones died before they were ready."""
 
 HOPELESS = 5
-"""Failures in a row in each slot after which a drain does not wait for a runner to be ready: some 4 s."""
+"""Failures in a row in each slot after which a drain does not wait for a runner to be ready any more."""
 
 READING_TIME = 0.005
 """Seconds of a turn of the loop that go to what runners print, at most; asks wait meanwhile."""

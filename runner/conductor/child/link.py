@@ -214,17 +214,20 @@ class DataLink:
         with self._lock:
             kept = self._recorder.keep(pack([report]))
             self._reported_at = self._seq
+            now = time.monotonic()
             if not self._held_back:
-                self._held_back_since = time.monotonic()
+                self._held_back_since = now
             self._held_back.append(report)
-            if kept and self._may_hold_back():
+            if kept and self._may_hold_back(now - self._held_back_since):
                 return True
             self._flush()
         self._look_again()
         return kept
 
-    def _may_hold_back(self) -> bool:
+    def _may_hold_back(self, waited: float) -> bool:
         """Tell whether reports may wait: what we run next ends soon, so far as anybody knows.
+
+        :param waited: for how many seconds the first of them has.
 
         If it does not, the supervisor recalls what is behind it. If not even that is heard here, it reads
         what the recorder keeps.
@@ -233,11 +236,7 @@ class DataLink:
             soon = self.work[0].short
         except IndexError:
             return False
-        return (
-            soon
-            and len(self._held_back) < MOST_HELD_BACK
-            and time.monotonic() - self._held_back_since < HELD_BACK_FOR
-        )
+        return soon and len(self._held_back) < MOST_HELD_BACK and waited < HELD_BACK_FOR
 
     def _send_held_back(self) -> None:
         with self._lock:
