@@ -26,11 +26,12 @@ if TYPE_CHECKING:
     from simulated.world import World
 
 import signal
+import sqlite3
 from collections import Counter
 from dataclasses import dataclass
 from typing import Literal
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, func, select, text
 
 from conductor_protocol import messages as m
 from conductor_protocol.units import MICROSECONDS, Instant
@@ -87,6 +88,8 @@ class Witness:
         """What is in the supervisor's hands and in no runner's, and since when."""
         self._idle_beside_work: dict[Pool, float] = {}
         """Since when a runner of a pool has nothing to do though there is work for it."""
+        self._changes_seen = -1
+        self._ready_seen: dict[str, str] = {}
 
     def may_begin(self, row: AnyRow) -> Instant:
         """Return when an unfinished execution may begin at the earliest; now, if it runs."""
@@ -267,10 +270,17 @@ class Witness:
         }
         if not free:
             return {}
-        ready = select(_e.id, _e.task).where(_e.state == "ready", _e.suspect == 0, _e.lost == 0)
-        with self._world.database.reading() as connection:
-            rows = connection.execute(ready.where(_e.task.in_(list(free)))).all()
-        return {free[task]: execution for execution, task in rows}
+        return {free[task]: execution for task, execution in self._ready().items() if task in free}
+
+    def _ready(self) -> dict[str, str]:
+        """Return by task one that is ready, asked anew only where something was written meanwhile."""
+        driver = self._world.database._writer_connection().connection.driver_connection
+        assert isinstance(driver, sqlite3.Connection)
+        if driver.total_changes != self._changes_seen:
+            self._changes_seen = driver.total_changes
+            with self._world.database.reading() as connection:
+                self._ready_seen = dict(connection.execute(_READY).all())
+        return self._ready_seen
 
     def _paused_for(self, task: str) -> float | None:
         """Return for how long the supervisor has known that a task is paused; None if it is not."""
@@ -389,6 +399,12 @@ class Witness:
 
 
 _e = schema.executions.c
+
+_READY = (
+    select(_e.task, func.min(_e.id))
+    .where(text("state = 'ready' AND suspect = 0"), _e.lost == 0)
+    .group_by(_e.task)
+)
 
 
 def _ways_to_pause(task: str) -> set[tuple[tasks.Kind, str]]:
