@@ -247,6 +247,10 @@ def test_a_stop_does_not_wait_for_what_an_application_keeps_locked(
     assert {project.view(one).state for one in ids} == {"completed"}
 
 
+BALLAST = "ballast"
+"""A file on the small disk: without it there is room again."""
+
+
 @pytest.fixture
 def small_disk(server: PostgresServer) -> Iterator[str]:
     """The URL of a database of the server's on a disk of its own, with 64 MB."""
@@ -256,6 +260,7 @@ def small_disk(server: PostgresServer) -> Iterator[str]:
     if subprocess.run(mount, capture_output=True).returncode != 0:
         pytest.skip("this user may not mount a small disk")
     try:
+        (disk / BALLAST).write_bytes(bytes(16 << 20))
         shutil.chown(disk, "nobody")
         server.execute(f"CREATE TABLESPACE small LOCATION '{disk}'")
         server.execute("CREATE DATABASE small TABLESPACE small")
@@ -287,4 +292,5 @@ def full_disk(server: PostgresServer) -> Iterator[None]:
             with pytest.raises(psycopg.errors.DiskFull):
                 filler.execute(f"DO $$BEGIN LOOP INSERT INTO filler {noise}; COMMIT; END LOOP; END$$")
         yield
-        filler.execute("DROP TABLE filler")
+    # A server that can write nothing could not even drop the table.
+    (server.folder / "disk" / BALLAST).unlink()
