@@ -227,10 +227,10 @@ class DataLink:
     def _may_hold_back(self, waited: float) -> bool:
         """Tell whether reports may wait: what we run next ends soon, so far as anybody knows.
 
-        :param waited: for how many seconds the first of them has.
-
         If it does not, the supervisor recalls what is behind it. If not even that is heard here, it reads
         what the recorder keeps.
+
+        :param waited: for how many seconds the first of them has.
         """
         try:
             soon = self.work[0].short

@@ -71,8 +71,7 @@ def run_task(
     :raises ResultMismatch: if the result does not fit the return annotation.
     :raises UsageError: if the handler ended without asking for a step of ``steps`` or for that of
         ``stop_after``, or without awaiting a call of ``ctx``, or an argument cannot be meant; also inside a
-        running event loop: ``await``
-        :func:`run_task_async` there.
+        running event loop: ``await`` :func:`run_task_async` there.
     """
     run = _Run(
         task, payload, {} if steps is None else steps, attempt, stop_after, word, state, event, scheduled_for
