@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 BUDGET = 0.02
 """Seconds of expected work in a runner's hands at most, beyond the execution that it runs."""
 
-MOST_IN_HAND = 200
+MOST_IN_HAND = 500
 """Executions in a runner's hands at most."""
 
 LEAST = BUDGET / MOST_IN_HAND
