@@ -30,8 +30,10 @@ class PlacesInTurn:
 
     def __init__(self, roster: Roster, pool: Pool) -> None:
         self._roster = roster
-        self._loads = roster.loads(pool)
-        self._rooms = [left for load in self._loads.values() if (left := admission.room(load))]
+        loads = roster.loads(pool)
+        self._loads = admission.Loads(loads)
+        self._rooms = [left for load in loads.values() if (left := admission.room(load))]
+        self._costs: dict[Task, float] = {}
 
     def has_room(self, suspects: bool) -> bool:
         """See :class:`Places`."""
@@ -51,15 +53,11 @@ class PlacesInTurn:
 
     def take(self, held: Held) -> tuple[int, float] | None:
         """See :class:`Places`."""
-        cost = admission.expected(self._roster.seconds_of(held.task))
-        number = admission.choose(self._empty() if held.runs_alone else self._loads, cost)
-        if number is None:
-            return None
-        self._loads[number] += cost
-        return number, cost
-
-    def _empty(self) -> dict[int, float]:
-        return {number: load for number, load in self._loads.items() if load == 0}
+        cost = self._costs.get(held.task)
+        if cost is None:
+            cost = self._costs[held.task] = admission.expected(self._roster.seconds_of(held.task))
+        number = self._loads.take(cost, alone=held.runs_alone)
+        return None if number is None else (number, cost)
 
 
 class PlacesAtOnce:

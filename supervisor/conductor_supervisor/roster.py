@@ -118,6 +118,10 @@ class Held:
     attempt: int
     """The number of this attempt, from 1."""
     claimed: Instant
+    id: str = field(init=False)
+    """The execution's id."""
+    claim: int = field(init=False)
+    """The number of our claim on it."""
     cost: float = 0.0
     """Seconds that it was expected to take when it was handed to its runner."""
     waits_since: float = 0.0
@@ -139,20 +143,14 @@ class Held:
     start_noted: bool = False
     """Of a task with a rate: its start is written down."""
 
-    @property
-    def id(self) -> str:
-        """The execution's id."""
-        return self.taken.claimed.id
+    def __post_init__(self) -> None:
+        self.id = self.taken.claimed.id
+        self.claim = self.taken.claimed.claim
 
     @property
     def runs_alone(self) -> bool:
         """Whether nothing else may be in its runner's hands: see :attr:`Roster.survivors`."""
         return self.taken.claimed.deaths > 0 and self.task.pool.isolation != "shared"
-
-    @property
-    def claim(self) -> int:
-        """The number of our claim on it."""
-        return self.taken.claimed.claim
 
     @property
     def suspect(self) -> bool:
@@ -258,10 +256,13 @@ class Runner:
         if held is None or held.claim != claim:
             return None
         del self.held[execution]
-        self.load = max(0.0, self.load - held.cost) if self.held else 0.0
         following = self.first()
-        if following is not None and following.began is None:
-            following.began = time.monotonic()
+        if following is None:
+            self.load = 0.0
+        else:
+            self.load = max(0.0, self.load - held.cost)
+            if following.began is None:
+                following.began = time.monotonic()
         if len(self.held) <= 1:
             self.recalled = False
         return held

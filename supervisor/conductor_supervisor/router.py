@@ -106,8 +106,8 @@ class Router:
                 self._drop("not a parcel", str(error))
                 self._blame(self._by_identity.get(identity), str(error))
                 continue
+            peer = self._by_identity.get(identity)
             for message in parcel:
-                peer = self._by_identity.get(identity)
                 if peer is None:
                     peer = self._introduce(identity, message)
                 elif not self._legal(peer, message):

@@ -159,11 +159,12 @@ class Work:
             return
         now, closed = self.clock.now(), self.closed
         parcels: dict[int, list[Assignment]] = defaultdict(list)
-        pools = {held.task.pool for held in self.roster.waiting}
-        places = {pool: placing.places(self.roster, pool) for pool in pools}
+        tasks = {held.task for held in self.roster.waiting}
+        begins = {task for task in tasks if not closed and self.may_begin(task, now)}
+        places = {pool: placing.places(self.roster, pool) for pool in {task.pool for task in begins}}
         left: list[Held] = []
         for held in self.roster.waiting:
-            if closed or held.cancelled is not None or not self.may_begin(held.task, now):
+            if held.cancelled is not None or held.task not in begins:
                 self.end(held, endings.unbegun(held, now))
             elif len(held.taken.claimed.payload) > LARGEST_PAYLOAD:
                 self.end(held, endings.unsendable(held, LARGEST_PAYLOAD, now))
@@ -323,7 +324,8 @@ def _of_limited_size(assignments: list[Assignment]) -> Iterator[list[Assignment]
 
 
 def _size(assignment: Assignment) -> int:
-    return len(assignment.payload) + sum(steps.size(step) for step in assignment.steps)
+    size = len(assignment.payload)
+    return size + sum(map(steps.size, assignment.steps)) if assignment.steps else size
 
 
 def _assignment(held: Held) -> Assignment:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeAlias, TypeVar
+from typing import TypeAlias, TypeVar, cast
 
 from sqlalchemy import Connection
 
@@ -259,6 +259,9 @@ Write: TypeAlias = (
     | Claim
 )
 
+SPEAK_OF_EXECUTIONS: set[type[object]] = {RecordStep, EndAttempt, Claim}
+"""Writes that need a lease, where there are leases: they say something of what runs, or take more."""
+
 W = TypeVar("W")
 
 
@@ -277,38 +280,39 @@ def apply(
     :param front: what earlier claims have found out of where the queues begin.
     :param lock_time: how long to wait for somebody's lock.
     """
-    if member is not None and not all(map(_speaks_of_executions, group)):
+    kinds = _by_kind(group)
+    if member is not None and not kinds.keys() <= SPEAK_OF_EXECUTIONS:
         leases.limit(connection, lock_time)
     renewed = [
-        partial(w.then, leases.renew(connection, w.member, w.microseconds)) for w in _of(group, RenewLease)
+        partial(w.then, leases.renew(connection, w.member, w.microseconds)) for w in _of(kinds, RenewLease)
     ]
     stands = (
         member is None
-        or not any(map(_speaks_of_executions, group))
+        or kinds.keys().isdisjoint(SPEAK_OF_EXECUTIONS)
         or leases.stands(connection, member, lock_time)
     )
     return [
         *renewed,
-        *_record(connection, _of(group, RecordStep), stands),
-        *_note_starts(connection, _of(group, NoteStart), now),
-        *_end(connection, _of(group, EndAttempt), stands),
-        *(partial(w.then, schedules.fire(connection, w.firings, now)) for w in _of(group, Fire)),
-        *(partial(w.then, _perform(connection, w, now)) for w in _of(group, Perform)),
-        *_keep_progress(connection, _of(group, KeepProgress)),
-        *_keep_output(connection, _of(group, KeepOutput)),
-        *(partial(w.then, executions.remove_expired(connection, now, SWEEP_ROWS)) for w in _of(group, Sweep)),
-        *(effect for w in _of(group, Declare) for effect in _declare(connection, w, now, member)),
-        *(partial(w.then, _look(connection, w.supervisor, now)) for w in _of(group, Look)),
+        *_record(connection, _of(kinds, RecordStep), stands),
+        *_note_starts(connection, _of(kinds, NoteStart), now),
+        *_end(connection, _of(kinds, EndAttempt), stands),
+        *(partial(w.then, schedules.fire(connection, w.firings, now)) for w in _of(kinds, Fire)),
+        *(partial(w.then, _perform(connection, w, now)) for w in _of(kinds, Perform)),
+        *_keep_progress(connection, _of(kinds, KeepProgress)),
+        *_keep_output(connection, _of(kinds, KeepOutput)),
+        *(partial(w.then, executions.remove_expired(connection, now, SWEEP_ROWS)) for w in _of(kinds, Sweep)),
+        *(effect for w in _of(kinds, Declare) for effect in _declare(connection, w, now, member)),
+        *(partial(w.then, _look(connection, w.supervisor, now)) for w in _of(kinds, Look)),
         *(
             partial(w.then, steps.page_after(connection, w.execution, w.after, PAGE_BYTES))
-            for w in _of(group, LoadPage)
+            for w in _of(kinds, LoadPage)
         ),
-        *(partial(w.then, _take_over(connection, w, now)) for w in _of(group, TakeOver)),
+        *(partial(w.then, _take_over(connection, w, now)) for w in _of(kinds, TakeOver)),
         *(
             partial(w.then, _claim(connection, w, now, front) if stands else Brought([], {}))
-            for w in _of(group, Claim)
+            for w in _of(kinds, Claim)
         ),
-        *(effect for w in _of(group, GiveUpLease) for effect in _give_up(connection, w)),
+        *(effect for w in _of(kinds, GiveUpLease) for effect in _give_up(connection, w)),
     ]
 
 
@@ -319,12 +323,15 @@ def makes_work(write: Write) -> bool:
     return isinstance(write, Perform) and is_write(write.operation)
 
 
-def _speaks_of_executions(write: Write) -> bool:
-    return isinstance(write, RecordStep | EndAttempt | Claim)
+def _by_kind(group: Sequence[Write]) -> dict[type[object], list[Write]]:
+    kinds: dict[type[object], list[Write]] = {}
+    for write in group:
+        kinds.setdefault(type(write), []).append(write)
+    return kinds
 
 
-def _of(group: Sequence[Write], kind: type[W]) -> list[W]:
-    return [write for write in group if type(write) is kind]
+def _of(kinds: Mapping[type[object], list[Write]], kind: type[W]) -> list[W]:
+    return cast("list[W]", kinds.get(kind, []))
 
 
 def _end(connection: Connection, writes: list[EndAttempt], stands: bool) -> list[Effect]:

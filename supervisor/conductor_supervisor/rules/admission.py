@@ -7,6 +7,7 @@ runs are short. What is not known yet is taken to be long.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from heapq import heapify, heapreplace
 
 BUDGET = 0.02
 """Seconds of expected work in a runner's hands at most, beyond the execution that it runs."""
@@ -50,10 +51,26 @@ def places(rooms: Sequence[float], seconds: float | None) -> int:
     return sum(min(max(int(left / cost + _ROUNDING), 1), MOST_IN_HAND) for left in rooms if left)
 
 
-def choose(loads: Mapping[int, float], cost: float) -> int | None:
-    """Return the runner with the least load if it may take this cost, or None: see :func:`places`."""
-    if not loads:
-        return None
-    runner = min(loads, key=loads.__getitem__)
-    fits = loads[runner] + cost <= BUDGET + _ROUNDING
-    return runner if fits or room(loads[runner]) else None
+class Loads:
+    """What each of some runners has in hand, while more is handed out: to the one that has least."""
+
+    __slots__ = ("_heap",)
+
+    def __init__(self, loads: Mapping[int, float]) -> None:
+        """:param loads: expected seconds in hand, by the runner's number."""
+        self._heap = [(load, runner) for runner, load in loads.items()]
+        heapify(self._heap)
+
+    def take(self, cost: float, *, alone: bool = False) -> int | None:
+        """Give this cost to the runner with the least load, or to none: see :func:`places`.
+
+        :param alone: only to one that has nothing in hand.
+        """
+        if not self._heap:
+            return None
+        load, runner = self._heap[0]
+        fits = load == 0 if alone else load + cost <= BUDGET + _ROUNDING or room(load) > 0
+        if not fits:
+            return None
+        heapreplace(self._heap, (load + cost, runner))
+        return runner

@@ -70,6 +70,8 @@ def end(connection: Connection, endings: Sequence[Ending]) -> list[Ending]:
     completions = [ending for ending in first.values() if ending.state == "completed"]
     others = [ending for ending in first.values() if ending.state != "completed"]
     landed = _complete(connection, completions) | _end_otherwise(connection, others)
+    if len(landed) == len(endings):
+        return []
     return [
         ending
         for ending in endings
@@ -96,7 +98,8 @@ def _complete(connection: Connection, endings: Sequence[Ending]) -> set[tuple[st
         )
         for ending in endings
     ]
-    return {(execution, claim) for execution, claim in connection.execute(_COMPLETE, {"rows": as_rows(rows)})}
+    landed = connection.execute(_COMPLETE, {"rows": as_rows(rows)}).all()
+    return {(execution, claim) for execution, claim in landed}
 
 
 _completion = JsonRows("rows", Text, BigInteger, Text, BigInteger, BigInteger, BigInteger)

@@ -108,7 +108,7 @@ def claim(
 
 
 def _take(connection: Connection, ids: Sequence[str], supervisor: str, now: Instant) -> list[Claimed]:
-    rows = connection.execute(_CLAIM, {"ids": as_list(ids), "by": supervisor, "now": now})
+    rows = connection.execute(_CLAIM, {"ids": as_list(ids), "by": supervisor, "now": now}).all()
     claimed = {one.id: one for one in map(_as_claimed, rows)}
     return [claimed[key] for key in ids]
 
@@ -194,14 +194,15 @@ def _candidates(
     connection: Connection, front: Front, tasks: Sequence[tuple[Wanted, int]], count: int
 ) -> list[AnyRow]:
     """Return the first in the queue, of all the tasks together."""
-    found = [
-        (want, row)
+    queues = [
+        (want, rows)
         for want, room in tasks
-        if room > 0
-        for row in _of_task(connection, front, want, min(room, count))
+        if room > 0 and (rows := _of_task(connection, front, want, min(room, count)))
     ]
-    found.sort(key=lambda one: place(one[1]))
-    del found[count:]
+    found = [(want, row) for want, rows in queues for row in rows]
+    if len(queues) > 1:  # one by itself is in order already
+        found.sort(key=lambda one: place(one[1]))
+        del found[count:]
     for want, last in {want.task: (want, row) for want, row in found}.values():
         front.claimed(want.task, want.suspects, last)
     return [row for _, row in found]
