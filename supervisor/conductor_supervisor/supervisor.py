@@ -6,6 +6,7 @@ Threads: the loop (the main thread) owns the sockets, the roster and the childre
 
 from __future__ import annotations
 
+import gc
 import logging
 import math
 import os
@@ -253,6 +254,7 @@ class Supervisor:
                 self._database.url_for_people,
             )
             self._manager.status(f"waiting for a runner to be ready: they import {self._app}")
+            _spare_collector()
             self._loop(wake)
         self._work.notices.close()
         log.info(
@@ -525,6 +527,12 @@ class Supervisor:
             cpu_seconds=used.cpu_seconds,
             ended=sum(self._work.outcomes.values()),
         )
+
+
+def _spare_collector() -> None:
+    """Keep the collector of garbage from what we have by now: it stays, and is much to look at each time."""
+    gc.collect()
+    gc.freeze()
 
 
 @contextmanager
