@@ -55,6 +55,16 @@ Phase: TypeAlias = Literal["idle", "handler", "step"]
 _PHASES: tuple[Phase, ...] = ("idle", "handler", "step")
 
 
+def _record(
+    execution: bytes, claim: int, phase: int, started: float, step_started: float, step: bytes
+) -> bytes:
+    body = _BODY.pack(execution, claim, phase, started, step_started, len(step)) + step
+    return _COUNT.pack(zlib.crc32(body)) + body
+
+
+_IDLE = _record(b"", 0, 0, 0.0, 0.0, b"")
+
+
 def _size(places: int) -> int:
     return PAGE_SIZE + places * _PLACE_SIZE
 
@@ -93,28 +103,30 @@ class Record:
 
     def idle(self) -> None:
         """Nothing runs."""
-        self._note(b"", 0, 0, 0.0, b"")
+        self._write(_IDLE)
 
     def begin(self, execution: str, claim: int) -> None:
         """A handler is about to be called."""
         self._execution = execution.encode()
         self._claim = claim
         self._started = time.monotonic()
-        self._note(self._execution, claim, 1, 0.0, b"")
+        self._note(1, 0.0, b"")
 
     def begin_step(self, name: str) -> None:
         """A step's function is about to be called."""
-        self._note(self._execution, self._claim, 2, time.monotonic(), name.encode("utf-8", "replace"))
+        self._note(2, time.monotonic(), name.encode("utf-8", "replace"))
 
     def end_step(self) -> None:
         """The step's function has returned and its result is committed, or it has raised."""
-        self._note(self._execution, self._claim, 1, 0.0, b"")
+        self._note(1, 0.0, b"")
 
-    def _note(self, execution: bytes, claim: int, phase: int, step_started: float, step: bytes) -> None:
+    def _note(self, phase: int, step_started: float, step: bytes) -> None:
+        self._write(_record(self._execution, self._claim, phase, self._started, step_started, step))
+
+    def _write(self, record: bytes) -> None:
         slot = 1 - self._slot
         offset = self._offset + _SLOTS[slot]
-        body = _BODY.pack(execution, claim, phase, self._started, step_started, len(step)) + step
-        self._page[offset : offset + 4 + len(body)] = _COUNT.pack(zlib.crc32(body)) + body
+        self._page[offset : offset + len(record)] = record
         self._page[self._offset + _CURRENT] = slot
         self._slot = slot
 

@@ -33,7 +33,7 @@ class Replay:
         :param steps: the first page of recorded steps.
         :param recorded: how many there are in all.
         """
-        self._results = {step.name: step.result for step in steps}
+        self._results = {step.name: step.result for step in steps} if steps else {}
         self._elsewhere = recorded - len(self._results)
         """Recorded steps that have not been loaded yet."""
         self.last_loaded = steps[-1].name if steps else None

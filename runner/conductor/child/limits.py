@@ -23,8 +23,11 @@ def memory_limit(most: int | None) -> Context[None]:
     Where the kernel does not say what the process has, there is no such limit either.
     """
     if most is None or not _STATM.exists():
-        return nullcontext()
+        return _NO_LIMIT
     return _limited(most)
+
+
+_NO_LIMIT = nullcontext()
 
 
 @contextmanager

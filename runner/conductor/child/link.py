@@ -133,12 +133,13 @@ class DataLink:
     def next_work(self) -> m.Assignment | None:
         """Wait for the next execution and take it into our hands; None if there will be no more."""
         while True:
-            with suppress(IndexError):  # the control thread may have given it back meanwhile
+            try:
                 return self.work.popleft()
-            if self.stopping:
-                self._send_held_back()
-                return None
-            self._wait_for_arrivals()
+            except IndexError:  # nothing there, or the control thread has just given it back
+                if self.stopping:
+                    self._send_held_back()
+                    return None
+                self._wait_for_arrivals()
 
     async def next_work_async(self) -> m.Assignment | None:
         """See :meth:`next_work`. The event loop must be one that the socket is :meth:`served_by`."""

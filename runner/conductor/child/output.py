@@ -68,9 +68,8 @@ class Console:
         """Let out what it has printed, and mark its end."""
         self._speaking.set(None)
         for name, text, pipe in self._streams:
-            with suppress(OSError, ValueError, AttributeError):
-                if getattr(sys, name) is not text:  # the handler has replaced it: its state is its own affair
-                    getattr(sys, name).flush()
+            if getattr(sys, name, None) is not text:  # the handler has replaced it
+                _flush(name)
             if pipe.speaker is speaker or pipe.waiting:
                 pipe.leave(speaker)
         self._inside.pop(speaker, None)
@@ -179,10 +178,12 @@ def _identity(descriptor: int) -> tuple[int, int] | None:
 def flush_output() -> None:
     """Pass on what user code has printed, as far as there is still a way."""
     for name in ("stdout", "stderr"):
-        try:
-            getattr(sys, name).flush()
-        except (OSError, ValueError, AttributeError):  # free where nothing is raised
-            continue  # closed by a handler: the runner is worn
+        _flush(name)
+
+
+def _flush(name: str) -> None:
+    with suppress(OSError, ValueError, AttributeError):  # closed, or no stream at all: the user's own affair
+        getattr(sys, name).flush()
 
 
 console = Console()
