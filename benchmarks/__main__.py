@@ -15,7 +15,7 @@ from benchmarks.measure import Result, take
 
 RUNS = 3
 
-WIDTH = 120
+WIDTH = 160
 """Characters of a line where the output is no terminal."""
 
 BY_NAME = {figure.name: figure for figure in FIGURES}
@@ -44,9 +44,9 @@ def main(names: tuple[str, ...], only: Kind | None, quick: bool, file: Path | No
             if only in (None, kind):
                 with console.status(f"{figure.name} on {kind}: {figure.about}"):
                     results += take(figure, kind, 1 if quick or figure.by_itself else RUNS, quick)
+            if file is not None:  # each time: what is measured stays if a later figure fails
+                table.write(results, machine, file)
     table.show(results, console)
-    if file is not None:
-        table.write(results, machine, file)
 
 
 if __name__ == "__main__":

@@ -7,8 +7,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
+import psutil
 import zmq
 
 
@@ -70,3 +72,45 @@ def forks_per_second(file: Path, count: int) -> float:
     )
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     return float(done.stdout)
+
+
+def work_per_second(milliseconds: int, processes: int, count: int) -> float:
+    """Sleep so often in each of some processes at once, as the task ``work`` does, and do nothing else."""
+    code = (
+        "import sys, time; print(flush=True); sys.stdin.readline(); began = time.monotonic()\n"
+        f"for _ in range({count}):\n"
+        f"    time.sleep({milliseconds / 1000})\n"
+        "print(began, time.monotonic())"
+    )
+    pipe = subprocess.PIPE
+    with ExitStack() as together:
+        workers = [
+            together.enter_context(
+                subprocess.Popen([sys.executable, "-c", code], stdin=pipe, stdout=pipe, text=True)
+            )
+            for _ in range(processes)
+        ]
+        for worker in workers:
+            _line(worker)  # it is ready
+        for worker in workers:
+            assert worker.stdin is not None
+            worker.stdin.write("\n")
+            worker.stdin.flush()
+        spans = [[float(moment) for moment in _line(worker).split()] for worker in workers]
+    return processes * count / (max(ended for _, ended in spans) - min(began for began, _ in spans))
+
+
+def memory_of_imports(code: str) -> float:
+    """Return the resident bytes of an interpreter that has run this code, and waits."""
+    pipe = subprocess.PIPE
+    command = [sys.executable, "-c", f"{code}\nimport sys; print(flush=True); sys.stdin.read()"]
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as process:
+        _line(process)
+        memory: int = psutil.Process(process.pid).memory_info().rss
+        process.communicate()
+    return memory
+
+
+def _line(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline()

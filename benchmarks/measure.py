@@ -1,4 +1,7 @@
-"""What a figure is, and how its runs are summed up. Values are in seconds, bytes, or a second's count."""
+"""What a figure is, and how its runs are summed up.
+
+Values are in seconds, bytes, parts of one, or a second's count.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +12,35 @@ from typing import Literal, TypeAlias
 
 from benchmarks.databases import KINDS, Kind
 
-Unit: TypeAlias = Literal["/s", "ms", "MiB", "B", ""]
+Unit: TypeAlias = Literal["/s", "ms", "MiB", "B", "%", ""]
 """How a value is shown; the values themselves are in base units."""
 
 Readings: TypeAlias = dict[str, float]
 """What one run has measured, by the lines' keys."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a median is to be, in base units or as a part of its floor's median; every bound holds."""
+
+    at_least: float | None = None
+    at_most: float | None = None
+    of_floor_at_least: float | None = None
+    of_floor_at_most: float | None = None
+
+    def is_met(self, value: float, of_floor: float | None) -> bool:
+        """Tell whether a median, and its part of the floor, lie within."""
+        return _is_within(value, self.at_least, self.at_most) and _is_within(
+            of_floor, self.of_floor_at_least, self.of_floor_at_most
+        )
+
+
+def _is_within(value: float | None, low: float | None, high: float | None) -> bool:
+    if value is None:
+        assert low is None, "there is no floor to compare with"
+        assert high is None, "there is no floor to compare with"
+        return True
+    return (low is None or value >= low) and (high is None or value <= high)
 
 
 @dataclass(frozen=True)
@@ -23,7 +50,7 @@ class Line:
     key: str
     label: str
     unit: Unit
-    target: str | Mapping[Kind, str] = ""
+    target: Target | Mapping[Kind, Target] | None = None
     floor: str = ""
     """Key of the reading that this one is compared with."""
     floor_label: str = ""
@@ -70,6 +97,7 @@ class Summary:
 class Result:
     """One line of the table, measured."""
 
+    figure: Figure
     line: Line
     kind: Kind
     value: Summary
@@ -81,10 +109,15 @@ class Result:
         return None if self.floor is None else self.value.median / self.floor.median
 
     @property
-    def target(self) -> str:
-        """What the value is to be."""
+    def target(self) -> Target | None:
+        """What the value is to be, on this database."""
         target = self.line.target
-        return target if isinstance(target, str) else target.get(self.kind, "")
+        return target if target is None or isinstance(target, Target) else target.get(self.kind)
+
+    @property
+    def is_met(self) -> bool | None:
+        """Whether it is so; None where there is no target."""
+        return None if self.target is None else self.target.is_met(self.value.median, self.ratio)
 
 
 def take(figure: Figure, kind: Kind, times: int, quick: bool) -> list[Result]:
@@ -95,7 +128,7 @@ def take(figure: Figure, kind: Kind, times: int, quick: bool) -> list[Result]:
         return Summary([run[key] for run in runs])
 
     return [
-        Result(line, kind, summed_up(line.key), summed_up(line.floor) if line.floor else None)
+        Result(figure, line, kind, summed_up(line.key), summed_up(line.floor) if line.floor else None)
         for line in figure.lines
     ]
 

@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from benchmarks import databases
@@ -19,6 +19,8 @@ from conductor_supervisor import control
 from conductor_supervisor.errors import NotRunning
 from conductor_supervisor.runtime import find_runtime_folder
 from conductor_supervisor.settings import processors
+
+MICROSECONDS = 1e6
 
 WORKLOAD = Path(__file__).with_name("workload.py")
 FRESH_WORKLOAD = Path(__file__).with_name("fresh_workload.py")
@@ -53,20 +55,42 @@ class Site:
                 process.terminate()
         self._check(process)
 
-    def drain(self, runners: int) -> None:
-        """Run a supervisor until nothing is due."""
-        with self._start(runners, "--drain") as process:
-            process.wait(PATIENCE)
-        self._check(process)
+    def drain(self, runners: int, supervisors: int = 1) -> None:
+        """Run a supervisor until nothing is due, or several, each with so many runners."""
+        with ExitStack() as together:
+            processes = [
+                together.enter_context(self._start(runners, "--drain", *self._apart(number)))
+                for number in range(supervisors)
+            ]
+            for process in processes:
+                process.wait(PATIENCE)
+        for process in processes:
+            self._check(process)
+
+    def drain_rate(self, count: int, runners: int, supervisors: int = 1) -> float:
+        """Drain, and see that so many executions have completed; return how many a second.
+
+        The time is that from the first claim to the last commit.
+        """
+        self.drain(runners, supervisors)
+        completed, first, last = self.row(
+            "SELECT count(*), min(started_at), max(finished_at) FROM conductor_executions "
+            "WHERE state = 'completed'"
+        )
+        assert completed == count, f"{completed} of {count} executions have completed"
+        return count / ((last - first) / MICROSECONDS)
+
+    def _apart(self, number: int) -> tuple[str, ...]:
+        """Return the options by which a supervisor beside the first one has its own runtime folder."""
+        return ("--runtime", str(self.folder / f"runtime-{number}")) if number else ()
 
     def wait_until_idle(self, runners: int) -> None:
         """Wait until so many runners are at work and have nothing to do."""
         self._until(lambda: self._has_idle(runners), f"{runners} runners are idle")
 
-    def wait_until_finished(self, count: int) -> None:
-        """Wait until so many executions have completed, or more."""
-        query = "SELECT count(*) FROM conductor_executions WHERE state = 'completed'"
-        self._until(lambda: self.row(query) >= (count,), f"{count} executions have completed")
+    def wait_until_ended(self, count: int) -> None:
+        """Wait until so many attempts have ended, or more; the supervisor is asked, not the database."""
+        self._until(lambda: self.status().ended >= count, f"{count} attempts have ended")
 
     def status(self) -> control.Status:
         """Ask the running supervisor."""

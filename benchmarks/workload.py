@@ -39,6 +39,42 @@ def steps(event: Event[int], ctx: Context) -> tuple[float, float]:
 
 
 @app.task
+def large_steps(event: Event[tuple[int, int]], ctx: Context) -> float:
+    """Record so many steps with results of so many characters; say how long that took."""
+    count, size = event.payload
+    result = "x" * size
+    began = time.monotonic()
+    for number in range(count):
+        ctx.step(f"step-{number}", lambda: result)
+    return time.monotonic() - began
+
+
+@app.task(max_attempts=2, retry=Retry(delays=[0]))
+def goes_on(event: Event[tuple[int, str]], ctx: Context) -> float:
+    """Record so many steps and fail; at the second attempt, say how long after that it is as far again."""
+    count, note = event.payload
+    for number in range(count):
+        ctx.step(f"step-{number}", int)
+    now = time.monotonic()
+    if ctx.attempt == 1:
+        Path(note).write_text(str(now))
+        raise RuntimeError("once, for the benchmark")
+    return now - float(Path(note).read_text())
+
+
+@app.task
+def work(event: Event[int], ctx: Context) -> tuple[float, float]:
+    """Wait so many milliseconds, as work does that asks another machine; say from when to when.
+
+    It leaves the processor free. Work that computes could not be spread over more runners than there are
+    processors, so it would show how many these are, not what Conductor adds.
+    """
+    began = time.monotonic()
+    time.sleep(event.payload / 1000)
+    return began, time.monotonic()
+
+
+@app.task
 def checkpoints(event: Event[int], ctx: Context) -> list[float]:
     """Ask so many times; say how long each answer took."""
     return [_checkpoint(ctx) for _ in range(event.payload)]

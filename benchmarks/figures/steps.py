@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from benchmarks import sql_floors
 from benchmarks.databases import Kind
-from benchmarks.measure import Figure, Line, Readings
+from benchmarks.measure import Figure, Line, Readings, Target
 from benchmarks.site import PATIENCE, site
+from conductor_protocol.units import counted
 
 
 def _steps_per_second(kind: Kind, runners: int, steps: int) -> float:
@@ -18,23 +19,31 @@ def _steps_per_second(kind: Kind, runners: int, steps: int) -> float:
 
 
 def run(kind: Kind, quick: bool) -> Readings:
-    """Measure with one runner and with eight."""
-    steps = 50 if quick else 1_000
-    return {
-        "one": _steps_per_second(kind, 1, steps),
-        "eight": _steps_per_second(kind, 8, steps),
-        "commits": sql_floors.commits_per_second(kind, steps),
+    """Measure with more and more runners, each time with about as many steps in all; quickly with few."""
+    steps, most = (60, 2) if quick else (4_000, 32)
+    readings = {
+        f"{runners} runners": _steps_per_second(kind, min(runners, most), steps // max(runners, 4))
+        for runners in TARGETS
     }
+    return readings | {"commits": sql_floors.commits_per_second(kind, steps // 4)}
 
 
-_FLOOR = "INSERT and COMMIT, one connection"
+TARGETS = {1: 0.6, 4: 1.5, 16: 2.5, 32: 3.5}
+"""By the number of runners: steps a second, as a part of the floor's commits, on PostgreSQL."""
 
 FIGURE = Figure(
     name="steps",
     about="durable steps, one execution on each runner",
     lines=[
-        Line("one", "durable steps, 1 runner", "/s", floor="commits", floor_label=_FLOOR),
-        Line("eight", "durable steps, 8 runners", "/s", "at least 2,000", "commits", _FLOOR),
+        Line(
+            key=f"{runners} runners",
+            label=f"durable steps, {counted(runners, 'runner')}",
+            unit="/s",
+            target={"PostgreSQL": Target(of_floor_at_least=part)},
+            floor="commits",
+            floor_label="INSERT and COMMIT, one connection",
+        )
+        for runners, part in TARGETS.items()
     ],
     run=run,
 )
