@@ -8,17 +8,22 @@ from benchmarks.figures import (
     crash,
     depth,
     executions,
+    fairness,
     fresh,
+    growth,
     held,
     invoke,
     memory,
     start,
     steps,
+    supervisors,
+    work,
 )
 from benchmarks.measure import Figure
 
 FIGURES: tuple[Figure, ...] = (
     executions.FIGURE,
+    work.FIGURE,
     cost.FIGURE,
     invoke.FIGURE,
     steps.FIGURE,
@@ -26,7 +31,10 @@ FIGURES: tuple[Figure, ...] = (
     start.FIGURE,
     crash.FIGURE,
     fresh.FIGURE,
+    fairness.FIGURE,
     memory.FIGURE,
     depth.FIGURE,
+    growth.FIGURE,
+    supervisors.FIGURE,
     held.FIGURE,
 )
