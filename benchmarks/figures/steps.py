@@ -39,11 +39,12 @@ FIGURE = Figure(
             key=f"{runners} runners",
             label=f"durable steps, {counted(runners, 'runner')}",
             unit="/s",
-            target={"PostgreSQL": Target(of_floor_at_least=part)},
+            target=Target(of_floor_at_least=part),
             floor="commits",
             floor_label="INSERT and COMMIT, one connection",
         )
         for runners, part in TARGETS.items()
     ],
     run=run,
+    kinds=["PostgreSQL"],
 )

@@ -14,10 +14,10 @@ CASES = [(milliseconds, runners) for milliseconds in (1, 10) for runners in (2, 
 
 
 def run(kind: Kind, quick: bool) -> Readings:
-    """Measure each case for about two seconds, and as long its work in processes that do nothing else."""
+    """Measure each case for about a second, and as long its work in processes that do nothing else."""
     readings = {}
     for milliseconds, runners in CASES:
-        for_each = (100 if quick else 2_000) // milliseconds
+        for_each = (100 if quick else 1_000) // milliseconds
         key = _key(milliseconds, runners)
         readings[key] = _a_second(kind, milliseconds, runners, for_each * runners)
         readings[f"{key}, alone"] = floors.work_per_second(milliseconds, runners, for_each)
