@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import statistics
+from collections.abc import Callable
+from typing import ParamSpec
+
 from benchmarks.databases import Kind
 from benchmarks.measure import Figure, Line, Readings
 from benchmarks.site import PATIENCE, Site, site
@@ -16,23 +20,32 @@ COUNTS = (100, 1_000)
 
 FEW = 10
 
+AT_ONCE = 10
+"""Steps of one execution, where the size of results counts."""
+
+P = ParamSpec("P")
+
 
 def run(kind: Kind, quick: bool) -> Readings:
     """Run one execution after another, on one runner."""
-    times = 1 if quick else 4
+    times = 1 if quick else 3
     with site(kind) as here, here.supervisor(runners=1):
         _seconds_for_a_step(here, 50, SMALL)  # a new database and a new runner are slower
         readings = {
-            "few": min(_seconds_for_a_step(here, FEW, SMALL) for _ in range(5 * times)),
-            "again few": min(_seconds_to_go_on(here, FEW) for _ in range(times)),
+            "few": _median(5 * times, _seconds_for_a_step, here, FEW, SMALL),
+            "again few": _median(times, _seconds_to_go_on, here, FEW),
         }
         for count in COUNTS:
-            readings[f"{count}"] = _seconds_for_a_step(here, count, SMALL)
-            readings[f"again {count}"] = min(_seconds_to_go_on(here, count) for _ in range(times))
-        readings["small"] = _seconds_for_a_step(here, 50 * times, SMALL)
+            readings[f"{count}"] = _median(times, _seconds_for_a_step, here, count, SMALL)
+            readings[f"again {count}"] = _median(times, _seconds_to_go_on, here, count)
+        readings["small"] = _median(times, _seconds_for_a_step, here, AT_ONCE, SMALL)
         for name, size in SIZES.items():
-            readings[name] = _seconds_for_a_step(here, 5 * times, size)
+            readings[name] = _median(times, _seconds_for_a_step, here, AT_ONCE, size)
     return readings
+
+
+def _median(times: int, measure: Callable[P, float], *args: P.args, **kwargs: P.kwargs) -> float:
+    return statistics.median(measure(*args, **kwargs) for _ in range(times))
 
 
 def _seconds_for_a_step(here: Site, count: int, size: int) -> float:

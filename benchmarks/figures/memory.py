@@ -26,7 +26,7 @@ IMPORTS_OF_A_SUPERVISOR = {
 
 def run(kind: Kind, quick: bool) -> Readings:
     """Look while idle, then run many executions through the same supervisor, and look again."""
-    count = AT_ONCE if quick else 100_000
+    count = AT_ONCE if quick else 50_000
     with site(kind) as here, here.supervisor(PROCESSORS):
         first = here.status()
         idle = _processors_used(here, 1.0 if quick else 10.0)
@@ -72,7 +72,7 @@ FIGURE = Figure(
         Line("supervisor", "supervisor's memory at start", "MiB", None, "supervisor's imports", _FLOOR),
         Line(
             key="supervisor after",
-            label="the same after 100,000 executions",
+            label="the same after 50,000 executions",
             unit="MiB",
             floor="supervisor's imports",
             floor_label=_FLOOR,

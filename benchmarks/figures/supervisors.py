@@ -15,7 +15,7 @@ SUPERVISORS = (1, 2, 4)
 
 def run(kind: Kind, quick: bool) -> Readings:
     """Drain by one, then by more."""
-    count = 2_000 if quick else 20_000
+    count = 2_000 if quick else 10_000
     return {f"{supervisors}": _a_second(kind, supervisors, count) for supervisors in SUPERVISORS}
 
 
