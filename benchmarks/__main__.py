@@ -15,7 +15,7 @@ from benchmarks.measure import Result, take
 
 RUNS = 3
 
-WIDTH = 160
+WIDTH = 180
 """Characters of a line where the output is no terminal."""
 
 BY_NAME = {figure.name: figure for figure in FIGURES}

@@ -34,8 +34,9 @@ def lines(report: dict[str, Any]) -> Iterator[str]:
     """Return the lines of the table: one for each figure, with its databases beside each other."""
     machine = report["machine"]
     runs = {len(one["runs"]) for one in report["figures"]}
+    system = machine["system"].partition("-")[0]
     yield (
-        f"{machine['processors']} processors, {machine['system']}, Python {machine['python']}, "
+        f"{machine['processors']} processors, {system}, Python {machine['python']}, "
         f"SQLite {machine['sqlite']}, PostgreSQL {machine['postgresql']}. "
         f"Runs of each figure: {' or '.join(map(str, sorted(runs)))}."
     )

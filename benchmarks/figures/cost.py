@@ -18,7 +18,7 @@ COUNTERS = {
 
 def run(kind: Kind, quick: bool) -> Readings:
     """Count over a drain, from the supervisor's start to its end; the invocations are made before."""
-    count = 2_000 if quick else 10_000
+    count = 500 if quick else 10_000
     with site(kind) as here:
         here.client.invoke_many("empty", [None] * count)
         before = _counters(here)

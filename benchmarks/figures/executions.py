@@ -10,7 +10,7 @@ from benchmarks.site import PROCESSORS, site
 
 def run(kind: Kind, quick: bool) -> Readings:
     """Enqueue, then drain; measured from the first claim to the last commit."""
-    count = 2_000 if quick else 30_000
+    count = 500 if quick else 30_000
     return {
         "executions": _a_second(kind, "empty", count),
         "printing": _a_second(kind, "prints", count // 2),

@@ -29,7 +29,7 @@ def _beside_a_flood(kind: Kind, quick: bool) -> Readings:
 
     The flood is one call of ``invoke_many``, so that all of it waits from the first moment on.
     """
-    flood, count = (10_000, 5) if quick else (100_000, 20)
+    flood, count = (3_000, 5) if quick else (100_000, 20)
     with site(kind) as here, here.supervisor(RUNNERS):
         idle = [_invoke(here) for _ in range(count)]
         here.client.invoke_many("empty", [None] * flood)
@@ -59,7 +59,7 @@ def _behind_a_long_one(kind: Kind, quick: bool) -> Readings:
 
     So a runner has the long one and short ones behind it, while another has short ones only and is idle soon.
     """
-    rounds = 2 if quick else 10
+    rounds = 1 if quick else 10
     with site(kind) as here, here.supervisor(RUNNERS):
         last_starts: list[float] = []
         for _ in range(rounds):

@@ -11,7 +11,7 @@ from benchmarks.databases import Kind
 from benchmarks.measure import Figure, Line, Readings, Target
 from benchmarks.site import PROCESSORS, WORKLOAD, Site, site
 
-AT_ONCE = 10_000
+AT_ONCE = 2_000
 """Executions invoked together, so that the client stays small too."""
 
 MEBIBYTE = 2**20
