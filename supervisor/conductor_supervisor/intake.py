@@ -126,6 +126,9 @@ class Intake:
         self._open: dict[str, bool] = {}
         self._full: dict[str, Full] = {}
         """Tasks that have used up their rate."""
+        self._claims = 0
+        self._served: dict[str, int] = {}
+        """Tasks of which claims have brought work since their queue was dry, with the number of the last."""
         self._sweep_at = time.monotonic()
 
     def adopt(self, schedules: list[Schedule]) -> None:
@@ -283,7 +286,7 @@ class Intake:
             return
         only = queue.suspects if queue.pool.isolation == "shared" else None
         wanted = [
-            _wanted(task.spec, places.room(task, queue.suspects), only)
+            _wanted(task.spec, places.room(task, queue.suspects), only, self._served.get(task.spec.name, 0))
             for task in self._queues[queue]
             if self._may_start(task, now)
         ]
@@ -316,12 +319,21 @@ class Intake:
         for name, until in brought.full_until.items():
             if name in self._work.tasks:  # else newer code has been adopted meanwhile
                 self._full[name] = Full(now, until)
+        self._note_served(queue, brought)
         if brought.taken:
             self._dry.discard(queue)
             self._be_less_careful(queue, len(brought.taken))
         elif brought.look_again_at is not None:
             self._look_again_by(brought.look_again_at)
         self._work.take(brought.taken)
+
+    def _note_served(self, queue: Queue, brought: Brought) -> None:
+        """Remember whose turn it was, for as long as there is work that waits for a turn."""
+        self._claims += 1
+        self._served.update((one.claimed.task, self._claims) for one in brought.taken)
+        if not brought.taken:
+            for task in self._queues.get(queue, ()):
+                self._served.pop(task.spec.name, None)
 
     def _be_less_careful(self, queue: Queue, brought: int) -> None:
         """Let the next claim bring twice as many; so what is given back was never much more than what ran."""
@@ -372,7 +384,7 @@ class Intake:
         log.error("expired executions could not be removed: %s", message)
 
 
-def _wanted(spec: TaskSpec, at_most: int, suspects: bool | None) -> Wanted:
+def _wanted(spec: TaskSpec, at_most: int, suspects: bool | None, served: int) -> Wanted:
     by_key = spec.concurrency_by_key
     return Wanted(
         spec.name,
@@ -381,4 +393,5 @@ def _wanted(spec: TaskSpec, at_most: int, suspects: bool | None) -> Wanted:
         None if by_key is None else by_key.most,
         spec.rate,
         suspects,
+        served,
     )

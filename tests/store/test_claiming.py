@@ -54,12 +54,29 @@ def test_order_is_priority_then_due_then_age_over_all_tasks(database: Database) 
 
 
 def test_count_bounds_the_whole_claim_and_at_most_each_task(database: Database) -> None:
-    """The count goes to the first in the queue."""
+    """What one task leaves of the count, another gets."""
     invoke(database, "a", "a", "a", "b", "b", "b")
-    first = claim(database, Wanted("a", 2), "b", count=4)
-    assert [claimed.task for claimed in first] == ["a", "a", "b", "b"]
+    first = claim(database, Wanted("a", 1), "b", count=3)
+    assert [claimed.task for claimed in first] == ["a", "b", "b"]
     assert claim(database, "a", "b", count=0) == []
     assert [claimed.task for claimed in claim(database, Wanted("a", 0), "b", count=4)] == ["b"]
+
+
+def test_tasks_take_turns(database: Database) -> None:
+    """However many stand in front; those of a higher priority come first all the same."""
+    invoke(database, *["a"] * 5)
+    invoke(database, "b", "b", now=NOW + SECOND)
+    invoke(database, "c", "a", priority=1, now=NOW + SECOND)
+    found = claim(database, "a", "b", "c", count=6, now=NOW + SECOND)
+    assert [claimed.task for claimed in found] == ["c", "a", "a", "b", "a", "b"]
+
+
+def test_the_task_that_was_served_longest_ago_comes_first(database: Database) -> None:
+    """So turns are taken also where each claim brings only one."""
+    invoke(database, *["a"] * 5)
+    invoke(database, "b", now=NOW + SECOND)
+    both = [Wanted("a", 9, served=2), Wanted("b", 9, served=1)]
+    assert [claimed.task for claimed in claim(database, *both, count=1, now=NOW + SECOND)] == ["b"]
 
 
 def test_tasks_that_are_not_wanted_stay(database: Database) -> None:

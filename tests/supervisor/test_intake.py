@@ -194,3 +194,19 @@ def test_after_a_give_back_no_more_is_claimed_than_finds_a_runner_for_sure(
         else:
             claim.then(Brought([one.taken] * claim.count, {}))
     assert wanted == [20, 1, 2, 4, 8, 16, 20]
+
+
+def test_a_claim_knows_which_task_was_served_last_until_nothing_waits(site: Site) -> None:
+    """So tasks take turns, also where each claim brings one execution."""
+    (claim,) = site.turn(Claim)
+    assert isinstance(claim, Claim)
+    assert claim.wanted[0].served == 0
+    claim.then(Brought([held("a").taken], {}))
+    (claim,) = site.turn(Claim)
+    assert isinstance(claim, Claim)
+    assert claim.wanted[0].served > 0
+    claim.then(Brought([], {}))
+    site.intake.stir()
+    (claim,) = site.turn(Claim)
+    assert isinstance(claim, Claim)
+    assert claim.wanted[0].served == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -14,7 +15,7 @@ from conductor_supervisor.store import keys, starts
 from conductor_supervisor.store.dialect import AnyRow, as_list, lock_tasks, one_of
 from conductor_supervisor.store.executions import is_running
 from conductor_supervisor.store.front import Front
-from conductor_supervisor.store.queue import FIRST_READY, place, still
+from conductor_supervisor.store.queue import FIRST_READY, still
 from conductor_supervisor.store.schema import executions
 
 
@@ -32,6 +33,8 @@ class Wanted(Struct, frozen=True):
     """Executions that may start within a period, over all supervisors."""
     suspects: bool | None = None
     """Only executions that are suspects, or only such that are not; None: any."""
+    served: int = 0
+    """The number of the last claim that has brought some of it; 0: none, of late."""
 
     @property
     def limited(self) -> bool:
@@ -88,7 +91,11 @@ def claim(
     now: Instant,
     front: Front | None = None,
 ) -> Claims:
-    """Take up to ``count`` ready executions: highest priority first, then longest due, then oldest.
+    """Take up to ``count`` ready executions: highest priority first.
+
+    Of one priority tasks take turns, one execution each, so that no number of one task's executions keeps
+    another's waiting; first comes the task that was served longest ago, then what is due longest. Of one task
+    what is due longest comes first, then the oldest.
 
     Looks only at the tasks wanted, each through its own stretch of the index: any number of ready rows of
     other tasks costs nothing. What runs and what has started is counted here, in the claiming transaction and
@@ -199,13 +206,23 @@ def _candidates(
         for want, room in tasks
         if room > 0 and (rows := _of_task(connection, front, want, min(room, count)))
     ]
-    found = [(want, row) for want, rows in queues for row in rows]
-    if len(queues) > 1:  # one by itself is in order already
-        found.sort(key=lambda one: place(one[1]))
-        del found[count:]
+    found = _in_turns(queues)[:count]
     for want, last in {want.task: (want, row) for want, row in found}.values():
         front.claimed(want.task, want.suspects, last)
     return [row for _, row in found]
+
+
+def _in_turns(queues: Sequence[tuple[Wanted, Sequence[AnyRow]]]) -> list[tuple[Wanted, AnyRow]]:
+    """Put the candidates of several tasks, each in its own order, into one."""
+    found = [(want, row) for want, rows in queues for row in rows]
+    if len(queues) > 1:
+        turns = Counter[tuple[str, int]]()
+        places = {}
+        for want, row in found:
+            turns[want.task, row.priority] += 1
+            places[row.id] = (-row.priority, turns[want.task, row.priority], want.served, row.due_at, row.id)
+        found.sort(key=lambda one: places[one[1].id])
+    return found
 
 
 def _of_task(connection: Connection, front: Front, want: Wanted, most: int) -> Sequence[AnyRow]:

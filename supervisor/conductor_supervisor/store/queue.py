@@ -65,5 +65,5 @@ TASKS_READY = tasks_with(is_ready)
 
 
 def place(row: AnyRow) -> tuple[int, int, str]:
-    """Return what puts rows, as :data:`READY_OF_TASK` selects them, into the queue's order."""
+    """Return what puts rows of one task, as :data:`READY_OF_TASK` selects them, into the queue's order."""
     return (-row.priority, row.due_at, row.id)
