@@ -5,8 +5,9 @@ The database knows that an execution is running; only the roster knows where. Ow
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, TypeAlias
 
@@ -231,9 +232,24 @@ class Runner:
         )
 
     def is_late(self, now: float) -> bool:
-        """Tell whether what it runs has turned out long: nothing should wait behind it."""
+        """Tell whether what it runs has turned out long: nothing more should wait behind it."""
         first = self.first()
-        return first is not None and first.began is not None and now - first.began > admission.RECALL_AFTER
+        return first is not None and first.began is not None and now - first.began > admission.LATE_AFTER
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether it waits for work."""
+        return self.phase == "ready" and not self.held and not self.stop_said
+
+    def recall_at(self, after: float) -> float:
+        """Return when to recall what waits behind its first execution, if that may take so many seconds.
+
+        Monotonic; infinite where nothing waits, or a recall is under way.
+        """
+        if len(self.held) < 2 or self.shared or self.recalled or self.stop_order is not None:
+            return math.inf
+        first = self.first()
+        return math.inf if first is None or first.began is None else first.began + after
 
     def takes_work(self, now: float) -> bool:
         """Tell whether more may be handed to it."""
@@ -355,6 +371,13 @@ class Roster:
             for runner in self.runners.values()
             if runner.slot.pool == pool and runner.takes_work(now)
         }
+
+    def recalls(self) -> Iterator[tuple[Runner, float]]:
+        """Give each runner, with the moment at which what waits behind its first execution is recalled."""
+        idle = {runner.slot.pool for runner in self.runners.values() if runner.is_idle}
+        for runner in self.runners.values():
+            after = admission.LATE_AFTER if runner.slot.pool in idle else admission.RECALL_AFTER
+            yield runner, runner.recall_at(after)
 
     def seconds_of(self, task: Task) -> float | None:
         """Return how long a task's runs take; None, as if nobody knew, while survivors are run alone."""

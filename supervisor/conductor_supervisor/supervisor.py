@@ -222,6 +222,7 @@ class Supervisor:
         self._killed = False
         self._meter = Meter()
         self._next_tick = 0.0
+        self._next_recall = math.inf
         self._progress_at = 0.0
         self._poller = zmq.Poller()
         self._polled_outputs: set[int] | None = None
@@ -312,6 +313,7 @@ class Supervisor:
             elif self._drain and not self._ready and self._staff.cannot_begin():
                 self._given_up = True
                 self._begin_shutdown(self._settings.shutdown_grace)
+            self._next_recall = self._watch.recall()
             self._transcripts.keep()
             for journal in self._journals:
                 journal.hand_over()
@@ -331,7 +333,7 @@ class Supervisor:
         outputs = self._staff.outputs.descriptors()
         if self._polled_outputs != outputs:
             self._poller = self._new_poller(wake)
-        timeout = max(0.0, self._next_tick - time.monotonic())
+        timeout = max(0.0, min(self._next_tick, self._next_recall) - time.monotonic())
         printed = False
         for source, _ in self._poller.poll(math.ceil(timeout * 1000)):
             if source in self._wakers:

@@ -7,6 +7,7 @@ nothing else ends C code that holds the interpreter.
 from __future__ import annotations
 
 import logging
+import math
 import time
 
 from conductor_protocol.units import MICROSECONDS, Instant, in_words, size_in_words
@@ -47,6 +48,19 @@ class Watch:
         self._staff.look_after_template()
         for runner in self._work.roster.runners.values():
             self._look_at(runner, now)
+
+    def recall(self) -> float:
+        """Recall what has waited too long behind another in a runner's hands; return when to look again.
+
+        Monotonic; infinite if nothing waits.
+        """
+        now, again = time.monotonic(), math.inf
+        for runner, at in self._work.roster.recalls():
+            if at <= now:
+                self._work.recall(runner)
+            else:
+                again = min(again, at)
+        return again
 
     def _forgive_own_absence(self, now: float) -> None:
         """While we were stopped nobody was heard: what lies in the sockets was sent meanwhile."""
@@ -100,11 +114,10 @@ class Watch:
                 self._work.push_window(runner, held, held.task.windows.is_open(moment))
 
     def _see_to_those_in_hand(self, runner: Runner, first: Held) -> None:
-        """Tell the first how its window is; recall the others if they should not wait or not begin."""
+        """Tell the first how its window is; recall the others if some must not begin."""
         moment = self._work.clock.now()
         self._work.push_window(runner, first, first.task.windows.is_open(moment))
-        all_may_begin = all(self._may_begin(held, moment) for held in runner.behind())
-        if not all_may_begin or runner.is_late(time.monotonic()):
+        if not all(self._may_begin(held, moment) for held in runner.behind()):
             self._work.recall(runner)
 
     def _may_begin(self, held: Held, moment: Instant) -> bool:

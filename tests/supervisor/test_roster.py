@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conductor_supervisor.roster import Pool, Roster
-from conductor_supervisor.rules.admission import RECALL_AFTER
+from conductor_supervisor.rules.admission import LATE_AFTER, RECALL_AFTER
 
 
 def test_each_pool_has_its_runners_in_slots_numbered_through() -> None:
@@ -86,8 +87,29 @@ def test_a_runner_takes_no_work_behind_an_execution_that_turned_out_long() -> No
     late = held("a")
     one.hand(late, 0.001)
     assert roster.loads(DEFAULT) == {1: 0.001, 2: 0.0}
-    late.began = time.monotonic() - 2 * RECALL_AFTER
+    late.began = time.monotonic() - 2 * LATE_AFTER
     assert roster.loads(DEFAULT) == {2: 0.0}
+
+
+def test_what_waits_behind_another_is_recalled_soon_if_a_runner_is_idle_and_later_in_any_case() -> None:
+    """Once: not while a recall is under way, nor where nothing waits."""
+    roster, one, other = Roster({}), runner(1), runner(2)
+    roster.runners = {1: one, 2: other}
+    first = held("a")
+    one.hand(first, 0.001)
+    assert moments(roster) == {1: math.inf, 2: math.inf}
+    one.hand(held("b"), 0.001)
+    assert first.began is not None
+    assert moments(roster) == {1: first.began + LATE_AFTER, 2: math.inf}
+    other.hand(held("c"), 0.001)
+    assert moments(roster) == {1: first.began + RECALL_AFTER, 2: math.inf}
+    one.recalled = True
+    assert moments(roster) == {1: math.inf, 2: math.inf}
+
+
+def moments(roster: Roster) -> dict[int, float]:
+    """Return when each runner is asked for what it has not begun."""
+    return {runner.number: at for runner, at in roster.recalls()}
 
 
 def test_only_ready_runners_of_the_pool_take_work() -> None:

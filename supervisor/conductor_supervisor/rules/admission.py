@@ -21,8 +21,13 @@ LEAST = BUDGET / MOST_IN_HAND
 SHORT = 0.001
 """Seconds of a task's runs up to which a runner may hold reports back until the next has ended."""
 
+LATE_AFTER = BUDGET
+"""Seconds that a runner's first execution may take before none is added behind it. If another runner is idle,
+what is there is recalled.
+"""
+
 RECALL_AFTER = 0.05
-"""Seconds that a runner's first execution may take before those behind it are recalled, and none is added."""
+"""Seconds after which it is recalled in any case: another supervisor may have an idle runner."""
 
 _ROUNDING = 1e-9
 """Sums of costs are not exact."""

@@ -179,7 +179,7 @@ class SimulatedSupervisor(Supervisor):
 
     def _wait(self, wake: int) -> None:
         self._world.witness.sees(self)
-        self._world.sleep(self._next_tick)
+        self._world.sleep(min(self._next_tick, self._next_recall))
 
     def _read_outputs(self) -> None:
         """Nobody prints."""
