@@ -233,17 +233,22 @@ class Intake:
     # Looking
 
     def _look(self) -> None:
+        """Look, and claim in the same transaction, behind the look, what it makes ready."""
         self._look_wanted = False
         self._looking = True
         self._journal.submit(Look(self._me, self._seen, self._look_refused))
+        self.stir()
 
     def _seen(self, seen: Seen) -> None:
         self._looking = False
         self._next_due = seen.next_due
         if seen.held_up:
             self._look_again_by(time.monotonic() + LOOK_AGAIN)
-        self._work.pause(seen.paused)
-        self.stir()
+        if seen.paused != self._work.paused:
+            self._work.pause(seen.paused)
+            self.stir()
+        elif seen.promoted:  # where the two were tried again one by one, the claim may have been made first
+            self.stir()
         for execution, claim, reason in seen.cancels:
             self._work.cancel(execution, claim, reason)
 

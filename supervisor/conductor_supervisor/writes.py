@@ -35,6 +35,7 @@ from conductor_supervisor.store.attempts import Ending, Recovered
 from conductor_supervisor.store.claiming import Claimed, Wanted
 from conductor_supervisor.store.dialect import ALL_TASKS, lock_tasks
 from conductor_supervisor.store.front import Front
+from conductor_supervisor.store.glance import glance
 from conductor_supervisor.store.leases import LockTime, Member
 from conductor_supervisor.store.output import Chunk
 from conductor_supervisor.store.perform import is_write, perform
@@ -281,16 +282,13 @@ def apply(
     :param lock_time: how long to wait for somebody's lock.
     """
     kinds = _by_kind(group)
-    if member is not None and not kinds.keys() <= SPEAK_OF_EXECUTIONS:
+    speaks = not kinds.keys().isdisjoint(SPEAK_OF_EXECUTIONS)
+    if member is not None and (RenewLease in kinds or not speaks):
         leases.limit(connection, lock_time)
     renewed = [
         partial(w.then, leases.renew(connection, w.member, w.microseconds)) for w in _of(kinds, RenewLease)
     ]
-    stands = (
-        member is None
-        or kinds.keys().isdisjoint(SPEAK_OF_EXECUTIONS)
-        or leases.stands(connection, member, lock_time)
-    )
+    stands = member is None or not speaks or leases.stands(connection, member, lock_time)
     return [
         *renewed,
         *_record(connection, _of(kinds, RecordStep), stands),
@@ -385,14 +383,16 @@ def _declare(connection: Connection, write: Declare, now: Instant, member: str |
 
 
 def _look(connection: Connection, supervisor: str, now: Instant) -> Seen:
-    promoted = executions.promote(connection, now)
-    next_due = executions.next_due(connection)
-    held_up = promoted == 0 and next_due is not None and next_due <= now
+    seen = glance(connection, supervisor)
+    due = seen.next_due is not None and seen.next_due <= now
+    promoted = executions.promote(connection, now) if due else 0
+    next_due = executions.next_due(connection) if promoted else seen.next_due
+    held_up = due and promoted == 0
     return Seen(
         promoted=promoted,
         next_due=executions.next_due(connection, after=now) if held_up else next_due,
-        cancels=executions.cancel_requests(connection, supervisor),
-        paused=tasks.paused(connection),
+        cancels=executions.cancel_requests(connection, supervisor) if seen.cancels else [],
+        paused=tasks.paused(connection) if seen.pauses else set(),
         held_up=held_up,
     )
 

@@ -39,6 +39,7 @@ class Site:
             place=lambda: None,
             take=lambda taken: None,
             pause=lambda paused: None,
+            paused=set(),
             may_begin=lambda task, now: True,
         )
         journal = SimpleNamespace(submit=self.written.append)
@@ -122,9 +123,6 @@ def test_a_claim_that_has_not_looked_at_everything_does_not_exhaust_the_queue(si
     assert isinstance(look, Look)
     assert isinstance(claim, Claim)
     look.then(Seen(0, None, [], set()))
-    claim.then(Brought([], {}))
-    (claim,) = site.turn(Claim)
-    assert isinstance(claim, Claim)
     claim.then(Brought([], {}, look_again_at=site.seconds + 0.03))
     assert site.turn(Look) == []
     assert not site.intake.exhausted()
@@ -210,3 +208,20 @@ def test_a_claim_knows_which_task_was_served_last_until_nothing_waits(site: Site
     (claim,) = site.turn(Claim)
     assert isinstance(claim, Claim)
     assert claim.wanted[0].served == 0
+
+
+def test_a_claim_goes_with_each_look_and_another_follows_only_what_changes_the_answer(site: Site) -> None:
+    """What the look makes ready is claimed in its transaction; what was paused until now is not."""
+    look, claim = site.turn(Look, Claim)
+    assert isinstance(look, Look)
+    assert isinstance(claim, Claim)
+    look.then(Seen(0, None, [], set()))
+    claim.then(Brought([], {}))
+    assert site.turn(Claim) == []
+    site.intake.look()
+    look, claim = site.turn(Look, Claim)
+    assert isinstance(look, Look)
+    assert isinstance(claim, Claim)
+    look.then(Seen(0, None, [], {("task", "other")}))
+    claim.then(Brought([], {}))
+    assert len(site.turn(Claim)) == 1

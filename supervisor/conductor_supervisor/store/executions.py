@@ -72,8 +72,9 @@ def in_state(state: State) -> TextClause:
     return text(f"state = '{state}'")
 
 
-_scheduled = in_state("scheduled")
+is_scheduled = in_state("scheduled")
 is_running = in_state("running")
+is_to_be_cancelled = text("state = 'running' AND cancel_requested_at IS NOT NULL")
 _finished = text("finished_at IS NOT NULL")
 _unfinished = text("finished_at IS NULL")
 
@@ -255,14 +256,14 @@ def promote(connection: Connection, now: Instant, limit: int = 5000) -> int:
 
 _DUE = (
     select(executions.c.id)
-    .where(_scheduled, executions.c.due_at <= bindparam("now"))
+    .where(is_scheduled, executions.c.due_at <= bindparam("now"))
     .order_by(executions.c.due_at)
     .limit(bindparam("most"))
     .with_for_update(key_share=True, skip_locked=True)
 )
 _PROMOTE = (
     update(executions)
-    .where(one_of(executions.c.id, "ids"), _scheduled)
+    .where(one_of(executions.c.id, "ids"), is_scheduled)
     .values(state="ready", waiting_for=None)
 )
 
@@ -274,7 +275,7 @@ def reopen_windows(connection: Connection) -> int:
 
 _REOPEN_WINDOWS = (
     update(executions)
-    .where(_scheduled, executions.c.waiting_for == "window")
+    .where(is_scheduled, executions.c.waiting_for == "window")
     .values(state="ready", waiting_for=None)
 )
 
@@ -285,7 +286,9 @@ def next_due(connection: Connection, after: Instant = -1) -> Instant | None:
     return due
 
 
-_NEXT_DUE = select(func.min(executions.c.due_at)).where(_scheduled, executions.c.due_at > bindparam("after"))
+_NEXT_DUE = select(func.min(executions.c.due_at)).where(
+    is_scheduled, executions.c.due_at > bindparam("after")
+)
 
 
 # While it runs
@@ -332,7 +335,7 @@ def cancel_requests(connection: Connection, supervisor: str) -> list[tuple[str, 
 
 
 _CANCEL_REQUESTS = select(executions.c.id, executions.c.claim, executions.c.cancel_reason).where(
-    text("state = 'running' AND cancel_requested_at IS NOT NULL"), executions.c.supervisor == bindparam("by")
+    is_to_be_cancelled, executions.c.supervisor == bindparam("by")
 )
 
 
