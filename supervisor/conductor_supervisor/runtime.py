@@ -243,7 +243,7 @@ def database_lock_path(url: str) -> Path | None:
     location = locate(url)
     if not isinstance(location, SqliteLocation):
         return None
-    return location.path.with_name(f"{location.path.name}-lock")
+    return location.lock
 
 
 def poke(folder: Path) -> None:

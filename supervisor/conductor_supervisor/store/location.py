@@ -67,6 +67,11 @@ class SqliteLocation(Struct, frozen=True):
         return str(self.path)
 
     @property
+    def lock(self) -> Path:
+        """The file beside it that its supervisor locks."""
+        return self.path.with_name(f"{self.path.name}-lock")
+
+    @property
     def for_people(self) -> str:
         """The URL as it may be shown and logged."""
         return f"sqlite:///{self.path}"

@@ -23,6 +23,7 @@ from sqlalchemy import URL, Connection, Engine, Table, create_engine, event, ins
 from conductor_supervisor.errors import ForeignDatabase, NoDatabase, StoreError
 from conductor_supervisor.store.database import Database, closed_if_unusable
 from conductor_supervisor.store.location import SqliteLocation
+from conductor_supervisor.store.turnstile import turnstile
 
 BUSY_TIMEOUT = 30.0
 """Seconds to wait for another process that is writing."""
@@ -61,6 +62,7 @@ class SqliteDatabase(Database):
     def __init__(self, location: SqliteLocation, engine: Engine) -> None:
         super().__init__(location, engine)
         self._path = location.path
+        self._lock = location.lock
         self._writer: Connection | None = None
         self._writing = threading.RLock()
         self._data_version: object = None
@@ -115,7 +117,9 @@ class SqliteDatabase(Database):
         """A transaction that may write. One at a time: others, in whatever process, wait for its end."""
         with self._writing:
             connection = self._writer_connection()
-            with connection.begin():
+            with turnstile(self._lock):
+                transaction = connection.begin()
+            with transaction:
                 yield connection
 
     def before_fork(self) -> None:
