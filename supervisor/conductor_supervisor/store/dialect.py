@@ -207,6 +207,27 @@ def _now_postgresql(_element: DatabaseNow, _compiler: SQLCompiler, **_options: A
     return "CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS BIGINT)"
 
 
+class TransactionNumber(FunctionElement[str]):
+    """What the server calls this transaction, which will write; NULL where nobody ever asks for it."""
+
+    type = Text()
+    inherit_cache = True
+
+
+@compiles(TransactionNumber, "sqlite")
+def _number_sqlite(_element: TransactionNumber, _compiler: SQLCompiler, **_options: Any) -> str:
+    return "NULL"
+
+
+@compiles(TransactionNumber, "postgresql")
+def _number_postgresql(_element: TransactionNumber, _compiler: SQLCompiler, **_options: Any) -> str:
+    return "CAST(pg_current_xact_id() AS TEXT)"
+
+
+TRANSACTION = "conductor transaction"
+"""Where a connection's ``info`` has the number of the transaction under way, if a statement has told it."""
+
+
 class Patience(FunctionElement[str]):
     """Tell the server how much patience to have with this transaction, and that it goes by indexes.
 

@@ -18,7 +18,15 @@ from msgspec import Struct
 from sqlalchemy import Connection, bindparam, delete, select
 
 from conductor_protocol.units import Instant
-from conductor_supervisor.store.dialect import AnyRow, DatabaseNow, Patience, as_list, one_of
+from conductor_supervisor.store.dialect import (
+    TRANSACTION,
+    AnyRow,
+    DatabaseNow,
+    Patience,
+    TransactionNumber,
+    as_list,
+    one_of,
+)
 from conductor_supervisor.store.schema import supervisors
 
 
@@ -103,9 +111,11 @@ def limit(connection: Connection, lock_time: LockTime = LockTime.USUAL) -> None:
 def stands(connection: Connection, member: str, lock_time: LockTime = LockTime.USUAL) -> bool:
     """Tell whether nobody has taken a supervisor for dead, and nobody can before this transaction ends.
 
-    It includes :func:`limit`.
+    It includes :func:`limit`, and tells the transaction's number, which saves whoever commits it a question.
     """
-    return connection.scalar(_STANDS[lock_time], {"member": member}) is not None
+    found, _, number = connection.execute(_STANDS[lock_time], {"member": member}).one()
+    connection.info[TRANSACTION] = number
+    return found is not None
 
 
 _PATIENCE = {time: Patience(seconds=5, lock_milliseconds=time) for time in LockTime}
@@ -119,6 +129,7 @@ _STANDS = {
         .with_for_update(read=True, key_share=True)
         .scalar_subquery(),
         patience,
+        TransactionNumber(),
     )
     for time, patience in _PATIENCE.items()
 }

@@ -22,7 +22,7 @@ from sqlalchemy.schema import CreateSchema
 from conductor_supervisor.errors import NoDatabase, StoreError
 from conductor_supervisor.store import schema
 from conductor_supervisor.store.database import Database, Undecided, closed_if_unusable, reason
-from conductor_supervisor.store.dialect import Executor, copy_rows, sql
+from conductor_supervisor.store.dialect import TRANSACTION, Executor, copy_rows, sql
 from conductor_supervisor.store.location import ESCAPES, PostgresLocation
 from conductor_supervisor.store.wakeups import Listener, channel
 
@@ -167,8 +167,9 @@ class PostgresDatabase(Database):
             connection = self._writer_connection()
             with self._dropped_if_broken(connection), connection.begin() as transaction:
                 self._plan_anew_sometimes(connection)
+                connection.info[TRANSACTION] = None
                 result = work(connection)
-                number: str | None = connection.scalar(_TRANSACTION_NUMBER)
+                number: str | None = connection.info[TRANSACTION] or connection.scalar(_TRANSACTION_NUMBER)
                 _commit(transaction, number, result)
             return result
 
