@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from msgspec import Struct
-from sqlalchemy import Connection, bindparam, func, select
+from sqlalchemy import BigInteger, Connection, Text, bindparam, exists, func, select
 
 from conductor_protocol.messages import RecordedStep
 from conductor_protocol.units import Instant
-from conductor_supervisor.store.dialect import as_list, one_of, sql
+from conductor_supervisor.store.dialect import JsonRows, as_list, as_rows, one_of
 from conductor_supervisor.store.executions import live
-from conductor_supervisor.store.schema import steps
+from conductor_supervisor.store.queue import still
+from conductor_supervisor.store.schema import executions, steps
 
 _ENVELOPE = 11
 """Bytes at most that MessagePack adds to a name and a result of any size."""
@@ -39,48 +40,47 @@ def record(connection: Connection, new: Sequence[NewStep]) -> list[NewStep]:
     if not new:
         return []
     rows = [
-        {
-            "execution": step.execution,
-            "held": step.claim,
-            "step": step.name,
-            "value": step.result.decode(),
-            "started": step.started,
-            "ended": step.ended,
-            "number": step.attempt,
-        }
-        for step in new
+        (
+            number,
+            step.execution,
+            step.claim,
+            step.name,
+            step.result.decode(),
+            step.started,
+            step.ended,
+            step.attempt,
+        )
+        for number, step in enumerate(new)
     ]
-    if connection.execute(_RECORD, rows).rowcount == len(new):
+    if connection.execute(_RECORD, {"rows": as_rows(rows)}).rowcount == len(new):
         return []
     # Some were there already, or came too late: only then is it worth a question which.
     standing = live(connection, [(step.execution, step.claim) for step in new])
     return [step for step in new if (step.execution, step.claim) not in standing]
 
 
-_RECORD = sql(
-    """
-    INSERT INTO conductor_steps (execution_id, name, result, started_at, ended_at, attempt)
-    SELECT :execution, :step, :value, :started, :ended, :number
-    WHERE EXISTS (
-        SELECT 1 FROM conductor_executions WHERE id = :execution AND claim = :held AND state = 'running'
-    )
-    ON CONFLICT DO NOTHING
-    """
+_new = JsonRows("rows", BigInteger, Text, BigInteger, Text, Text, BigInteger, BigInteger, BigInteger)
+_RECORD = steps.insert().from_select(
+    ["execution_id", "name", "result", "started_at", "ended_at", "attempt"],
+    select(_new[1], _new[3], _new[4], _new[5], _new[6], _new[7])
+    .where(exists().where(executions.c.id == _new[1], executions.c.claim == _new[2], still("running")))
+    .order_by(_new[0])  # the order in which they are recorded
+    .suffix_with("ON CONFLICT DO NOTHING"),  # SQLAlchemy has this only in the INSERT of one dialect
 )
 
 
 def first_page(
-    connection: Connection, executions: Sequence[str], max_bytes: int
+    connection: Connection, ids: Sequence[str], max_bytes: int
 ) -> dict[str, tuple[list[RecordedStep], int]]:
     """Return for each execution its first recorded steps, and how many it has in all.
 
     :param max_bytes: bytes of names and results for all pages together.
     """
-    counted = connection.execute(_TOTALS, {"ids": as_list(executions)})
+    counted = connection.execute(_TOTALS, {"ids": as_list(ids)})
     totals: dict[str, int] = dict(counted.all())
     pages: dict[str, tuple[list[RecordedStep], int]] = {}
     room = max_bytes
-    for execution in executions:
+    for execution in ids:
         total = totals.get(execution, 0)
         page = _page(connection, execution, 0, room, at_least=0) if total else []
         room -= sum(size(step) for step in page)
