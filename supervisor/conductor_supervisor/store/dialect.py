@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeAlias, cast
 
 import msgspec
@@ -320,12 +321,11 @@ def as_objects(rows: Sequence[Mapping[str, str | int | None]]) -> str:
 
 
 def insert_rows(connection: Executor, table: Table, rows: Sequence[Mapping[str, str | int | None]]) -> None:
-    """Insert rows that have every column; many at once as quickly as the database can take them."""
+    """Insert rows that all have the same columns; many at once as quickly as the database can take them."""
     ours = isinstance(connection, Connection) and connection.dialect.name == "postgresql"
     if ours and len(rows) >= ENOUGH_TO_COPY:
-        columns = table.c.keys()
-        values = ([row[column] for column in columns] for row in rows)
-        copy_rows(cast(Connection, connection), table, columns, values)
+        columns = list(rows[0])
+        copy_rows(cast(Connection, connection), table, columns, map(itemgetter(*columns), rows))
     else:
         connection.execute(table.insert(), rows)
 

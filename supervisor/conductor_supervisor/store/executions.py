@@ -167,11 +167,10 @@ def _due(new: NewExecution, now: Instant) -> Instant:
 
 
 def new_row(**values: _Value) -> dict[str, _Value]:
-    """Return a whole row of ``executions``: these values, a fresh id, and what every new execution has."""
-    row: dict[str, _Value] = dict.fromkeys(executions.c.keys())
-    row.update(id=new_id(), priority=0, attempt=0, claim=0, lost=0, suspect=0)
-    row.update(values)
-    return row
+    """Return a row of ``executions``: a fresh id, what every new execution has, and these values. All other
+    columns are NULL.
+    """
+    return {"id": new_id(), "priority": 0, "attempt": 0, "claim": 0, "lost": 0, "suspect": 0, **values}
 
 
 def insert_firings(connection: Connection, rows: Sequence[Mapping[str, _Value]]) -> int:
