@@ -63,8 +63,8 @@ class Executor(Protocol):
 ALL_TASKS = ("*",)
 """What those lock who declare tasks: no task has such a name."""
 
-ENOUGH_TO_COPY = 20
-"""Rows from which on PostgreSQL's COPY is quicker than an INSERT."""
+ENOUGH_FOR_BULK = 20
+"""Rows from which on it is worth the trouble to insert them in a quicker way than usual."""
 
 _encode = msgspec.json.Encoder().encode
 
@@ -322,12 +322,16 @@ def as_objects(rows: Sequence[Mapping[str, str | int | None]]) -> str:
 
 def insert_rows(connection: Executor, table: Table, rows: Sequence[Mapping[str, str | int | None]]) -> None:
     """Insert rows that all have the same columns; many at once as quickly as the database can take them."""
-    ours = isinstance(connection, Connection) and connection.dialect.name == "postgresql"
-    if ours and len(rows) >= ENOUGH_TO_COPY:
-        columns = list(rows[0])
-        copy_rows(cast(Connection, connection), table, columns, map(itemgetter(*columns), rows))
-    else:
+    if len(rows) < ENOUGH_FOR_BULK or not isinstance(connection, Connection):
         connection.execute(table.insert(), rows)
+        return
+    columns = list(rows[0])
+    values = map(itemgetter(*columns), rows)
+    if connection.dialect.name == "postgresql":
+        copy_rows(connection, table, columns, values)
+    else:  # as SQLAlchemy would, which takes as long to prepare a row as SQLite to insert it
+        names, places = ", ".join(columns), ", ".join("?" * len(columns))
+        connection.exec_driver_sql(f"INSERT INTO {table.name} ({names}) VALUES ({places})", list(values))  # noqa: S608 - names from the schema
 
 
 def copy_rows(
