@@ -16,7 +16,7 @@ KEY = "0123456789abcdef"
 ONE, TWO = Speaker("one", 1, 1), Speaker("two", 2, 1)
 
 PRELUDE = f"""
-import asyncio, contextlib, ctypes, io, logging, os, subprocess, sys, threading
+import asyncio, contextlib, ctypes, io, logging, os, subprocess, sys, threading, types
 from conductor.child.output import console
 from conductor_protocol.marks import Speaker
 ONE, TWO = Speaker("one", 1, 1), Speaker("two", 2, 1)
@@ -193,7 +193,14 @@ def test_native_output_stands_behind_the_mark_that_came_last(tmp_path: Path) -> 
 
 @pytest.mark.parametrize(
     "damage",
-    ["sys.stdout.close()", "sys.stdout = None", "os.close(1)", "sys.stdout = open('other', 'w')"],
+    [
+        "sys.stdout.close()",
+        "sys.stdout = None",
+        "os.close(1)",
+        "sys.stdout = open('other', 'w')",
+        "sys.stdout = types.SimpleNamespace(flush=lambda: 1 / 0)",
+        "sys.stdout = types.SimpleNamespace(flush=sys.exit)",
+    ],
 )
 def test_whatever_a_handler_does_to_stdout_the_next_executions_stderr_is_marked(
     tmp_path: Path, damage: str

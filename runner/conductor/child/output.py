@@ -182,7 +182,7 @@ def flush_output() -> None:
 
 
 def _flush(name: str) -> None:
-    with suppress(OSError, ValueError, AttributeError):  # closed, or no stream at all: the user's own affair
+    with suppress(BaseException):  # closed, or whatever the user has put there: it must not end the runner
         getattr(sys, name).flush()
 
 
