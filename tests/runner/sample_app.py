@@ -137,6 +137,17 @@ async def two_steps_async(event: Event, ctx: AsyncContext) -> list[int]:
 
 
 @app.task
+async def blocks_while_it_asks(event: Event, ctx: AsyncContext) -> int:
+    asked = asyncio.create_task(ctx.step("one", int))
+    for _ in range(5):
+        await asyncio.sleep(0)
+    touch("blocking")
+    while not Path("go").exists():
+        time.sleep(0.01)  # noqa: ASYNC251  # the mistake itself
+    return await asked
+
+
+@app.task
 async def forgets_to_await(event: Event, ctx: AsyncContext) -> None:
     ctx.step("charge the card", touch)  # type: ignore[unused-coroutine]  # the mistake itself
 

@@ -105,6 +105,28 @@ def test_a_recall_gives_back_what_has_not_begun(start: StartRunner) -> None:
     assert supervisor.hear(m.Finished).execution == running.execution
 
 
+def test_a_recall_reads_the_socket_though_a_handler_that_has_asked_blocks_its_event_loop(
+    start: StartRunner,
+) -> None:
+    """What is behind it goes elsewhere, and the answer, which was read with it, is not lost."""
+    supervisor = start().welcome()
+    running, behind, unread = (
+        supervisor.assignment(task) for task in ("blocks-while-it-asks", "echo", "echo")
+    )
+    supervisor.say(m.Assign([running, behind]))
+    supervisor.wait_for((supervisor.folder / "touched").exists)
+    supervisor.answer_ask()
+    supervisor.say(m.Assign([unread]))
+    given_back: list[tuple[str, int]] = []
+    while len(given_back) < 2:
+        supervisor.say(m.Recall(), channel="control")
+        given_back += supervisor.hear(m.Returned, "control").executions
+    assert given_back == [(one.execution, one.claim) for one in (behind, unread)]
+    (supervisor.folder / "go").touch()
+    supervisor.acknowledge()
+    assert supervisor.hear(m.Finished).execution == running.execution
+
+
 def test_a_recall_with_nothing_in_hand_gives_back_nothing(supervisor: FakeSupervisor) -> None:
     """And the runner still takes work afterwards."""
     supervisor.say(m.Recall(), channel="control")

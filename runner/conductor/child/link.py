@@ -88,18 +88,19 @@ class DataLink:
         :param patience: seconds.
         :raises ProtocolError: if the supervisor does not answer in time.
         """
-        self._socket = socket
-        socket.send(pack([hello]))
-        if not socket.poll(round(patience * 1000)):
-            raise ProtocolError(f"the supervisor has not said Welcome within {patience:g} s")
-        first, *others = unpack_to_runner(socket.recv())
-        if not isinstance(first, m.Welcome):
-            raise ProtocolError(f"expected Welcome first, got {type(first).__name__}")
-        self.terms = first
-        self.max_result = first.max_result
-        self._arrivals.register(socket.fileno(), select.POLLIN)
-        self._arrivals.register(self._wake_read, select.POLLIN)
-        self._sort(others)
+        with self._lock:  # a recall may come as soon as the supervisor has heard us
+            self._socket = socket
+            socket.send(pack([hello]))
+            if not socket.poll(round(patience * 1000)):
+                raise ProtocolError(f"the supervisor has not said Welcome within {patience:g} s")
+            first, *others = unpack_to_runner(socket.recv())
+            if not isinstance(first, m.Welcome):
+                raise ProtocolError(f"expected Welcome first, got {type(first).__name__}")
+            self.terms = first
+            self.max_result = first.max_result
+            self._arrivals.register(socket.fileno(), select.POLLIN)
+            self._arrivals.register(self._wake_read, select.POLLIN)
+            self._sort(others)
 
     def close(self) -> None:
         """Close the socket; what was sent still leaves."""
@@ -178,8 +179,7 @@ class DataLink:
         if self._lock.acquire(timeout=LOCK_WAIT):
             try:
                 self._flush()
-                if not self._futures:
-                    self._receive_waiting()
+                self._receive_waiting()
             finally:
                 self._lock.release()
             self._look_again()
@@ -378,8 +378,16 @@ class DataLink:
         future = self._futures.pop(reply.seq, None)
         if reply.seq == self._awaited:
             self._replies[reply.seq] = reply
-        elif future is not None and not future.done():
-            future.set_result(reply)
+        elif future is not None and self._loop is not None:
+            if threading.get_ident() == self._loop_thread:
+                _resolve(future, reply)
+            else:  # read for a recall, while the loop is not
+                self._loop.call_soon_threadsafe(_resolve, future, reply)
+
+
+def _resolve(future: asyncio.Future[Reply], reply: Reply) -> None:
+    if not future.done():  # else whoever awaited it was cancelled
+        future.set_result(reply)
 
 
 def expect(reply: Reply, kind: type[R]) -> R:
