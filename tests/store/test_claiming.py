@@ -71,6 +71,49 @@ def test_tasks_take_turns(database: Database) -> None:
     assert [claimed.task for claimed in found] == ["c", "a", "a", "b", "a", "b"]
 
 
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    queued=st.lists(st.tuples(st.sampled_from("abcd"), st.integers(-1, 1), st.integers(0, 3)), max_size=25),
+    count=st.integers(1, 12),
+    served=st.lists(st.integers(0, 2), min_size=4, max_size=4),
+)
+def test_turns_are_the_same_however_little_each_task_is_asked_for_first(
+    database: Database,
+    monkeypatch: pytest.MonkeyPatch,
+    queued: list[tuple[str, int, int]],
+    count: int,
+    served: list[int],
+) -> None:
+    """As if all that is ready were put into one order."""
+    monkeypatch.setattr(claiming, "LEAST_ASKED", 1)
+    monkeypatch.setattr(claiming, "SHARES", 1)
+    monkeypatch.setattr(claiming, "MORE", 2)
+    turns = dict(zip("abcd", served, strict=True))
+    rows = []
+    for task, priority, due in queued:
+        (execution,) = invoke(database, task, priority=priority, now=NOW + due)
+        rows.append((task, priority, due, execution))
+    places = {}
+    for task in "abcd":
+        mine = sorted((-priority, due, key) for name, priority, due, key in rows if name == task)
+        for turn, (priority, due, key) in enumerate(mine):
+            ahead = sum(other[0] < priority for other in mine)
+            places[key] = (priority, turn - ahead, turns[task], due, key)
+    wanted = [Wanted(task, 9, served=turns[task]) for task in "abcd"]
+    allowed = [key for task in "abcd" for key in in_order(places, rows, task)[:9]]
+    expected = sorted(allowed, key=places.__getitem__)[:count]
+    assert [claimed.id for claimed in claim(database, *wanted, count=count, now=NOW + 9)] == expected
+    rest = [Wanted(task, 99) for task in "abcd"]
+    claim(database, *rest, count=99, now=NOW + 9)  # the next example begins with an empty queue
+
+
+def in_order(
+    places: dict[str, tuple[int, int, int, int, str]], rows: list[tuple[str, int, int, str]], task: str
+) -> list[str]:
+    """Return what is ready of a task, the first first."""
+    return sorted((key for name, *_, key in rows if name == task), key=places.__getitem__)
+
+
 def test_the_task_that_was_served_longest_ago_comes_first(database: Database) -> None:
     """So turns are taken also where each claim brings only one."""
     invoke(database, *["a"] * 5)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from msgspec import Struct
@@ -78,6 +78,15 @@ class Claims(NamedTuple):
 
 FEW = 2
 """Tasks wanted up to which a look at each takes less than to find out first which of them have work."""
+
+SHARES = 2
+"""How many times its share of a claim a task is asked for first."""
+
+LEAST_ASKED = 50
+"""What it is asked for at least, then."""
+
+MORE = 4
+"""How many times as much it is asked for next."""
 
 LOCKED_FOR = 1.0
 """Seconds until the next look at what somebody has locked."""
@@ -200,22 +209,44 @@ def _room(connection: Connection, want: Wanted, running: int, now: Instant) -> i
 def _candidates(
     connection: Connection, front: Front, tasks: Sequence[tuple[Wanted, int]], count: int
 ) -> list[AnyRow]:
-    """Return the first in the queue, of all the tasks together."""
-    queues = [
-        (want, rows)
-        for want, room in tasks
-        if room > 0 and (rows := _of_task(connection, front, want, min(room, count)))
-    ]
-    found = _in_turns(queues)[:count]
+    """Return the first in the queue, of all the tasks together.
+
+    Fifty tasks with work need not each name as many as are wanted in all, and lock them. So each is asked for
+    a share first, and for more only if all that it has named is among the first.
+    """
+    most = {want: min(room, count) for want, room in tasks if room > 0}
+    share = max(LEAST_ASKED, SHARES * count // max(1, len(most)))
+    asked = {want: bound if want.by_key is not None else min(bound, share) for want, bound in most.items()}
+    rows = {want: _of_task(connection, front, want, number) for want, number in asked.items()}
+    found = _in_turns(rows)[:count]
+    while more := _who_may_have_more(most, asked, rows, found):
+        for want in more:
+            asked[want] = min(most[want], asked[want] * MORE)
+            rows[want] = _of_task(connection, front, want, asked[want])
+        found = _in_turns(rows)[:count]
     for want, last in {want.task: (want, row) for want, row in found}.values():
         front.claimed(want.task, want.suspects, last)
     return [row for _, row in found]
 
 
-def _in_turns(queues: Sequence[tuple[Wanted, Sequence[AnyRow]]]) -> list[tuple[Wanted, AnyRow]]:
+def _who_may_have_more(
+    most: Mapping[Wanted, int],
+    asked: Mapping[Wanted, int],
+    rows: Mapping[Wanted, Sequence[AnyRow]],
+    found: Sequence[tuple[Wanted, AnyRow]],
+) -> list[Wanted]:
+    """Return the tasks that were asked for less than they may have, and of which all came among the first."""
+    held_short = [want for want in most if len(rows[want]) == asked[want] < most[want]]
+    if not held_short:
+        return []
+    chosen = Counter(want.task for want, _ in found)
+    return [want for want in held_short if chosen[want.task] == asked[want]]
+
+
+def _in_turns(rows: Mapping[Wanted, Sequence[AnyRow]]) -> list[tuple[Wanted, AnyRow]]:
     """Put the candidates of several tasks, each in its own order, into one."""
-    found = [(want, row) for want, rows in queues for row in rows]
-    if len(queues) > 1:
+    found = [(want, row) for want, of_task in rows.items() for row in of_task]
+    if len(rows) > 1:
         turns = Counter[tuple[str, int]]()
         places = {}
         for want, row in found:
