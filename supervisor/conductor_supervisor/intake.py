@@ -127,7 +127,7 @@ class Intake:
         self._full: dict[str, Full] = {}
         """Tasks that have used up their rate."""
         self._claims = 0
-        self._served: dict[str, int] = {}
+        self._served: dict[Queue, dict[str, int]] = {}
         """Tasks of which claims have brought work since their queue was dry, with the number of the last."""
         self._sweep_at = time.monotonic()
 
@@ -140,6 +140,7 @@ class Intake:
         self._queues = self._by_queue()
         self._open.clear()
         self._full.clear()
+        self._served.clear()
         self.stir()
         self.look()
 
@@ -290,8 +291,9 @@ class Intake:
         if not places.has_room(queue.suspects):
             return
         only = queue.suspects if queue.pool.isolation == "shared" else None
+        served = self._served.get(queue, {})
         wanted = [
-            _wanted(task.spec, places.room(task, queue.suspects), only, self._served.get(task.spec.name, 0))
+            _wanted(task.spec, places.room(task, queue.suspects), only, served.get(task.spec.name, 0))
             for task in self._queues[queue]
             if self._may_start(task, now)
         ]
@@ -335,10 +337,11 @@ class Intake:
     def _note_served(self, queue: Queue, brought: Brought) -> None:
         """Remember whose turn it was, for as long as there is work that waits for a turn."""
         self._claims += 1
-        self._served.update((one.claimed.task, self._claims) for one in brought.taken)
-        if not brought.taken:
-            for task in self._queues.get(queue, ()):
-                self._served.pop(task.spec.name, None)
+        if brought.taken:
+            tasks = {one.claimed.task for one in brought.taken}
+            self._served.setdefault(queue, {}).update(dict.fromkeys(tasks, self._claims))
+        else:
+            self._served.pop(queue, None)
 
     def _be_less_careful(self, queue: Queue, brought: int) -> None:
         """Let the next claim bring twice as many; so what is given back was never much more than what ran."""

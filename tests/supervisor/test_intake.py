@@ -6,7 +6,7 @@ from types import SimpleNamespace
 from typing import cast
 
 import pytest
-from holdings import NOW, held, runner, task
+from holdings import DEFAULT, NOW, held, runner, task
 
 from conductor_protocol.manifest import RateSpec, TaskSpec
 from conductor_supervisor import endings
@@ -23,15 +23,15 @@ RATED = TaskSpec(name="job", rate=RateSpec(2, 10.0))
 class Site:
     """An intake between a work and a journal that only write down what they are told."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, spec: TaskSpec = RATED) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, spec: TaskSpec = RATED, pool: Pool = DEFAULT) -> None:
         self.written: list[Write] = []
         self.seconds = 0.0
         self.now = NOW
         monkeypatch.setattr(intake_module, "time", SimpleNamespace(monotonic=lambda: self.seconds))
-        roster = Roster({Pool(): 1})
-        roster.runners[1] = runner()
+        roster = Roster({pool: 1}, at_once=10)
+        roster.runners[1] = runner(1, pool)
         work = SimpleNamespace(
-            tasks={"job": task(spec)},
+            tasks={"job": task(spec, pool)},
             roster=roster,
             draining=False,
             closed=False,
@@ -225,3 +225,20 @@ def test_a_claim_goes_with_each_look_and_another_follows_only_what_changes_the_a
     look.then(Seen(0, None, [], {("task", "other")}))
     claim.then(Brought([], {}))
     assert len(site.turn(Claim)) == 1
+
+
+def test_a_claim_of_suspects_that_finds_none_forgets_no_turn_of_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A shared pool is claimed for in two ways, and hardly ever has suspects."""
+    pool = Pool(isolation="shared")
+    site = Site(monkeypatch, TaskSpec(name="job", isolation="shared"), pool)
+    ordinary, suspects = site.turn(Claim)
+    assert isinstance(ordinary, Claim)
+    assert isinstance(suspects, Claim)
+    ordinary.then(Brought([held("a").taken], {}))
+    suspects.then(Brought([], {}))
+    site.intake.stir()
+    again, _ = site.turn(Claim)
+    assert isinstance(again, Claim)
+    assert again.wanted[0].served > 0
