@@ -29,6 +29,7 @@ from conductor_protocol.units import MICROSECONDS
 from conductor_supervisor import endings
 from conductor_supervisor.intake import Intake
 from conductor_supervisor.roster import Held, Runner, StopOrder
+from conductor_supervisor.rules.admission import RECALL_AFTER
 from conductor_supervisor.rules.blame import place, seen
 from conductor_supervisor.rules.verdict import verdict
 from conductor_supervisor.settings import Settings
@@ -312,6 +313,8 @@ class Dispatcher:
 
     def _returned(self, runner: Runner, returned: m.Returned) -> None:
         runner.recalled = False
+        if not returned.executions:
+            runner.recall_from = time.monotonic() + RECALL_AFTER
         for execution, claim in returned.executions:
             held = runner.take_back(execution, claim)
             if held is not None:

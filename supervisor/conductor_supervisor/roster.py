@@ -65,13 +65,14 @@ class Task:
         return self.seconds is not None and self.seconds <= admission.SHORT
 
     def took(self, seconds: float) -> None:
-        """Learn from a run: at once when it was long, slowly when it was short."""
+        """Learn from a run: quickly when it was long, slowly when it was short."""
         if self.handed_singly:
             return  # and so it stays unknown, which is taken for long
-        if self.seconds is None or seconds > self.seconds:
+        if self.seconds is None:
             self.seconds = seconds
         else:
-            self.seconds += 0.2 * (seconds - self.seconds)
+            difference = seconds - self.seconds
+            self.seconds += difference * (0.5 if difference > 0 else 0.2)
 
 
 @dataclass(slots=True)
@@ -183,6 +184,8 @@ class Runner:
     """Expected seconds of work in hand."""
     recalled: bool = False
     """A recall is under way."""
+    recall_from: float = 0.0
+    """Monotonic moment before which there is no other, as the last one has brought nothing."""
     read_early: set[tuple[str, int]] = field(default_factory=set)
     """The executions and claims whose reports were read from its outbox, and are still to come."""
     stop_order: StopOrder | None = None
@@ -236,10 +239,19 @@ class Runner:
         first = self.first()
         return first is not None and first.began is not None and now - first.began > admission.LATE_AFTER
 
-    @property
-    def is_idle(self) -> bool:
-        """Whether it waits for work."""
-        return self.phase == "ready" and not self.held and not self.stop_said
+    def load_ahead(self) -> float:
+        """Return the expected seconds of work that waits behind what it runs; zero only if it runs nothing.
+
+        What is long counts itself: nothing should wait behind it.
+        """
+        first = self.first()
+        if first is None or first.cost >= admission.BUDGET:
+            return self.load
+        return max(self.load - first.cost, admission.LEAST)
+
+    def is_idle(self, now: float) -> bool:
+        """Tell whether it waits for work."""
+        return not self.held and self.takes_work(now)
 
     def recall_at(self, after: float) -> float:
         """Return when to recall what waits behind its first execution, if that may take so many seconds.
@@ -249,7 +261,9 @@ class Runner:
         if len(self.held) < 2 or self.shared or self.recalled or self.stop_order is not None:
             return math.inf
         first = self.first()
-        return math.inf if first is None or first.began is None else first.began + after
+        if first is None or first.began is None:
+            return math.inf
+        return max(first.began + after, self.recall_from)
 
     def takes_work(self, now: float) -> bool:
         """Tell whether more may be handed to it."""
@@ -353,7 +367,7 @@ class Roster:
         """Return the load of each runner of a pool that takes work, by its number."""
         now = time.monotonic()
         loads = {
-            runner.number: runner.load
+            runner.number: runner.load_ahead()
             for runner in self.runners.values()
             if runner.slot.pool == pool and runner.takes_work(now) and not runner.is_late(now)
         }
@@ -374,7 +388,8 @@ class Roster:
 
     def recalls(self) -> Iterator[tuple[Runner, float]]:
         """Give each runner, with the moment at which what waits behind its first execution is recalled."""
-        idle = {runner.slot.pool for runner in self.runners.values() if runner.is_idle}
+        now = time.monotonic()
+        idle = {runner.slot.pool for runner in self.runners.values() if runner.is_idle(now)}
         for runner in self.runners.values():
             after = admission.LATE_AFTER if runner.slot.pool in idle else admission.RECALL_AFTER
             yield runner, runner.recall_at(after)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conductor_supervisor.roster import Pool, Roster
-from conductor_supervisor.rules.admission import LATE_AFTER, RECALL_AFTER
+from conductor_supervisor.rules.admission import BUDGET, LATE_AFTER, LEAST, RECALL_AFTER
 
 
 def test_each_pool_has_its_runners_in_slots_numbered_through() -> None:
@@ -86,9 +86,22 @@ def test_a_runner_takes_no_work_behind_an_execution_that_turned_out_long() -> No
     roster.runners = {1: one, 2: other}
     late = held("a")
     one.hand(late, 0.001)
-    assert roster.loads(DEFAULT) == {1: 0.001, 2: 0.0}
+    assert roster.loads(DEFAULT) == {1: LEAST, 2: 0.0}
     late.began = time.monotonic() - 2 * LATE_AFTER
     assert roster.loads(DEFAULT) == {2: 0.0}
+
+
+def test_what_a_runner_runs_does_not_count_as_work_ahead_unless_it_is_long() -> None:
+    """Nothing should wait behind a long one; and a runner that runs anything is not empty."""
+    one = runner(1)
+    assert one.load_ahead() == 0.0
+    one.hand(held("a"), 0.01)
+    assert one.load_ahead() == LEAST
+    one.hand(held("b"), 0.01)
+    assert one.load_ahead() == pytest.approx(0.01)
+    long = runner(2)
+    long.hand(held("c"), BUDGET)
+    assert long.load_ahead() == BUDGET
 
 
 def test_what_waits_behind_another_is_recalled_soon_if_a_runner_is_idle_and_later_in_any_case() -> None:
@@ -105,6 +118,8 @@ def test_what_waits_behind_another_is_recalled_soon_if_a_runner_is_idle_and_late
     assert moments(roster) == {1: first.began + RECALL_AFTER, 2: math.inf}
     one.recalled = True
     assert moments(roster) == {1: math.inf, 2: math.inf}
+    one.recalled, one.recall_from = False, first.began + 7  # the last one has brought nothing
+    assert moments(roster) == {1: first.began + 7, 2: math.inf}
 
 
 def moments(roster: Roster) -> dict[int, float]:
@@ -145,11 +160,11 @@ def test_hands_are_empty_when_nobody_holds_anything() -> None:
     assert not roster.empty_handed()
 
 
-def test_a_task_learns_at_once_that_it_is_long_and_slowly_that_it_is_short() -> None:
+def test_a_task_learns_quickly_that_it_is_long_and_slowly_that_it_is_short() -> None:
     """Work that waits behind a long run costs more than a claim too few."""
     job = task()
     job.took(0.001)
-    job.took(1.0)
-    assert job.seconds == 1.0
-    job.took(0.0)
-    assert job.seconds == pytest.approx(0.8)
+    job.took(1.001)
+    assert job.seconds == pytest.approx(0.501)
+    job.took(0.001)
+    assert job.seconds == pytest.approx(0.401)

@@ -31,7 +31,7 @@ from conductor_protocol.recorder import Recorder
 if TYPE_CHECKING:
     import asyncio
 
-HELD_BACK_FOR = 0.002
+HELD_BACK_FOR = 0.005
 """Seconds that a report waits at most, while short executions end, to travel with theirs."""
 
 MOST_HELD_BACK = 100

@@ -18,7 +18,7 @@ MOST_IN_HAND = 500
 LEAST = BUDGET / MOST_IN_HAND
 """Seconds that the shortest execution is taken to cost."""
 
-SHORT = 0.001
+SHORT = 0.002
 """Seconds of a task's runs up to which a runner may hold reports back until the next has ended."""
 
 LATE_AFTER = BUDGET
