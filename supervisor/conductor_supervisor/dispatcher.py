@@ -142,6 +142,7 @@ class Dispatcher:
     def _ask(self, runner: Runner, ask: m.Ask) -> None:
         word = self._word(runner, ask.execution, ask.claim)
         self._reply(runner, m.Verdict(ask.seq, word))
+        self._work.router.flush()  # the rest of this turn may take milliseconds
         if word == "go on" and ask.step is not None:
             held = runner.held[ask.execution]
             held.step = ask.step

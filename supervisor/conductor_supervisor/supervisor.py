@@ -297,10 +297,10 @@ class Supervisor:
         while not self._done():
             self._wait(wake)
             self._leasing.look()
+            self._receive()
             for journal in self._journals:
                 for effect in journal.effects():
                     effect()
-            self._receive()
             self._read_outputs()
             if self._child_died:
                 self._child_died = False
