@@ -52,7 +52,7 @@ FIGURE = Figure(
             unit="/s",
             target=Target(at_least=45_000, of_floor_at_least=0.6),
             floor="rows",
-            floor_label="as many rows by COPY or many INSERTs",
+            floor_label="the same rows, by COPY or many INSERTs",
         ),
     ],
     run=run,
