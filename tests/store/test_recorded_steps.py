@@ -15,6 +15,16 @@ from conductor_supervisor.store.steps import NewStep
 AMPLE = 1 << 20
 
 
+in_both_ways = pytest.mark.parametrize("small_enough", [steps.SMALL_ENOUGH, 0], indirect=True)
+"""Several steps are recorded by one statement, or by one each where results are large."""
+
+
+@pytest.fixture(autouse=True)
+def small_enough(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What one statement takes."""
+    monkeypatch.setattr(steps, "SMALL_ENOUGH", getattr(request, "param", steps.SMALL_ENOUGH))
+
+
 def record(database: Database, *new: NewStep) -> list[NewStep]:
     with database.writing() as connection:
         return steps.record(connection, new)
@@ -30,6 +40,7 @@ def page_after(database: Database, execution: str, name: str | None, max_bytes: 
         return [found.name for found in steps.page_after(connection, execution, name, max_bytes)]
 
 
+@in_both_ways
 def test_a_recorded_step_can_be_read(database: Database) -> None:
     """Its name may be any text, its result any JSON."""
     claimed = running(database)
@@ -47,6 +58,7 @@ def test_a_recorded_step_can_be_read(database: Database) -> None:
     assert (shown.steps[0].started, shown.steps[0].ended) == (moment(NOW), moment(NOW + SECOND))
 
 
+@in_both_ways
 def test_a_resent_step_changes_nothing_and_is_not_late(database: Database) -> None:
     """The first result stays, also where both came in one group."""
     claimed = running(database)
@@ -55,6 +67,7 @@ def test_a_resent_step_changes_nothing_and_is_not_late(database: Database) -> No
     assert first_page(database, claimed.id) == ([RecordedStep("a", b"1")], 1)
 
 
+@in_both_ways
 def test_a_late_step_is_handed_back(database: Database) -> None:
     """From an earlier claim, a finished execution or an unknown one."""
     first = running(database)

@@ -9,13 +9,16 @@ from sqlalchemy import BigInteger, Connection, Text, bindparam, exists, func, se
 
 from conductor_protocol.messages import RecordedStep
 from conductor_protocol.units import Instant
-from conductor_supervisor.store.dialect import JsonRows, as_list, as_rows, one_of
+from conductor_supervisor.store.dialect import JsonRows, as_list, as_rows, one_of, sql
 from conductor_supervisor.store.executions import live
 from conductor_supervisor.store.queue import still
 from conductor_supervisor.store.schema import executions, steps
 
 _ENVELOPE = 11
 """Bytes at most that MessagePack adds to a name and a result of any size."""
+
+SMALL_ENOUGH = 64 * 1024
+"""Bytes of results that one statement takes: the database takes it apart for each field of each step."""
 
 
 class NewStep(Struct, frozen=True):
@@ -39,6 +42,16 @@ def record(connection: Connection, new: Sequence[NewStep]) -> list[NewStep]:
     """
     if not new:
         return []
+    together = len(new) > 1 and sum(len(step.result) for step in new) <= SMALL_ENOUGH
+    if (_record_together if together else _record_each)(connection, new) == len(new):
+        return []
+    # Some were there already, or came too late: only then is it worth a question which.
+    standing = live(connection, [(step.execution, step.claim) for step in new])
+    return [step for step in new if (step.execution, step.claim) not in standing]
+
+
+def _record_together(connection: Connection, new: Sequence[NewStep]) -> int:
+    """Insert all by one statement; return how many were inserted."""
     rows = [
         (
             number,
@@ -52,15 +65,38 @@ def record(connection: Connection, new: Sequence[NewStep]) -> list[NewStep]:
         )
         for number, step in enumerate(new)
     ]
-    if connection.execute(_RECORD, {"rows": as_rows(rows)}).rowcount == len(new):
-        return []
-    # Some were there already, or came too late: only then is it worth a question which.
-    standing = live(connection, [(step.execution, step.claim) for step in new])
-    return [step for step in new if (step.execution, step.claim) not in standing]
+    return connection.execute(_RECORD_ALL, {"rows": as_rows(rows)}).rowcount
 
 
+def _record_each(connection: Connection, new: Sequence[NewStep]) -> int:
+    """Do the same by one statement for each."""
+    rows = [
+        {
+            "execution": step.execution,
+            "held": step.claim,
+            "step": step.name,
+            "value": step.result.decode(),
+            "started": step.started,
+            "ended": step.ended,
+            "number": step.attempt,
+        }
+        for step in new
+    ]
+    return connection.execute(_RECORD_ONE, rows).rowcount
+
+
+_RECORD_ONE = sql(
+    """
+    INSERT INTO conductor_steps (execution_id, name, result, started_at, ended_at, attempt)
+    SELECT :execution, :step, :value, :started, :ended, :number
+    WHERE EXISTS (
+        SELECT 1 FROM conductor_executions WHERE id = :execution AND claim = :held AND state = 'running'
+    )
+    ON CONFLICT DO NOTHING
+    """
+)
 _new = JsonRows("rows", BigInteger, Text, BigInteger, Text, Text, BigInteger, BigInteger, BigInteger)
-_RECORD = steps.insert().from_select(
+_RECORD_ALL = steps.insert().from_select(
     ["execution_id", "name", "result", "started_at", "ended_at", "attempt"],
     select(_new[1], _new[3], _new[4], _new[5], _new[6], _new[7])
     .where(exists().where(executions.c.id == _new[1], executions.c.claim == _new[2], still("running")))
