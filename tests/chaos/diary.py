@@ -57,7 +57,8 @@ def read(folder: Path) -> list[Line]:
         text = (folder / DIARY).read_bytes()
     except FileNotFoundError:
         return []
-    return [msgspec.json.decode(line, type=Line) for line in text.splitlines()]
+    whole = text[: text.rfind(b"\n") + 1]  # at a page's end, a line that is being written is seen in part
+    return [msgspec.json.decode(line, type=Line) for line in whole.splitlines()]
 
 
 def unfinished(lines: Iterable[Line]) -> list[Line]:
