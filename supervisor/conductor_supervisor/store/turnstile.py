@@ -32,9 +32,8 @@ def turnstile(file: Path) -> Iterator[None]:
     :param file: any file beside the database; a lock of fcntl(2) on it is the turnstile, so the kernel lets
         go of it when a process dies.
     """
-    try:
-        descriptor = os.open(file, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
-    except OSError:  # nobody has ever run a supervisor here, or the file is another user's
+    descriptor = _opened(file)
+    if descriptor is None:
         yield
         return
     try:
@@ -42,6 +41,13 @@ def turnstile(file: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def _opened(file: Path) -> int | None:
+    try:
+        return os.open(file, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:  # nobody has ever run a supervisor here, or the file is another user's
+        return None
 
 
 def _wait_in(descriptor: int) -> None:
